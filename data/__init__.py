@@ -1,0 +1,36 @@
+"""Images in: files, data sets, training crops, the one LightningDataModule, tiling and padding.
+
+Imports nothing else of the project.
+
+>>> from diffpress.data import load_data, read_image, pad_to_multiple
+"""
+
+from .crops import CropSource, FixedCrops, RandomCrops
+from .datasets import ImageFolder, load_data, load_photos
+from .imagenet64 import ImageNet64
+from .images import ImageError, list_images, read_image, save_image, write_file
+from .module import ImageData, Source
+from .tiling import apply_tiled, crop, pad_to, pad_to_multiple, tile, untile
+
+__all__ = [
+    "CropSource",
+    "FixedCrops",
+    "ImageData",
+    "ImageError",
+    "ImageFolder",
+    "ImageNet64",
+    "RandomCrops",
+    "Source",
+    "apply_tiled",
+    "crop",
+    "list_images",
+    "load_data",
+    "load_photos",
+    "pad_to",
+    "pad_to_multiple",
+    "read_image",
+    "save_image",
+    "tile",
+    "untile",
+    "write_file",
+]

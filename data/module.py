@@ -1,0 +1,178 @@
+"""The one LightningDataModule: training crops, validation crops and whole test images for every recipe.
+
+Batches are uint8 [B, 3, H, W] up to the edge of the model.  The training stream is a function of (seed, number of
+samples already consumed), so a resumed run continues with exactly the batches an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch.utils.data import DataLoader, DistributedSampler
+
+from .crops import CropSource, FixedCrops, RandomCrops
+from .datasets import NamedImages, load_data, load_photos
+
+
+@dataclass
+class Source:
+    """A training source in a configuration file.
+
+    path       folder of photos (searched recursively; relative to the working directory or else to data_dir), or
+               "imagenet64" for the training images in data_dir
+    weight     share of the samples relative to the other sources
+    downscale  photos are shrunk by a random factor of at most this before cropping
+    native     share of the crops that are not shrunk
+    """
+
+    path: str
+    weight: float = 1.0
+    downscale: float = 1.0
+    native: float = 0.3
+
+
+class ImageData(lightning.LightningDataModule):
+    """Training, validation and test images for LightningCLI.
+
+    train              sources to cut random crops from, mixed by weight; a string stands for a source of weight 1
+    val                folder or "imagenet64" (its validation images); None: no validation
+    test               "kodak", "imagenet64" or a folder, whole images one by one as (name, uint8 [3, H, W])
+    data_dir           where "kodak", "imagenet64" and relative folders are looked up
+    batch_size         samples per batch and device, training and validation
+    crop_size          side of the square crops in pixels
+    samples_per_epoch  length of a training epoch in samples over all devices
+    val_samples        validation crops; None: one per validation image
+    val_downscale      as Source.downscale, for validation crops
+    num_workers        loader processes; 0 loads in the training process (a crop costs well under a millisecond)
+    seed               of the training stream
+    """
+
+    def __init__(
+        self,
+        train: list[Source] | list[str] | str | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        data_dir: str = "datasets",
+        batch_size: int = 32,
+        crop_size: int = 64,
+        samples_per_epoch: int = 32_000,
+        val_samples: int | None = None,
+        val_downscale: float = 1.0,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        sources = [train] if isinstance(train, str) else train or []
+        self.train_sources = [Source(source) if isinstance(source, str) else source for source in sources]
+        self.val, self.test, self.data_dir = val, test, Path(data_dir)
+        self.batch_size, self.crop_size, self.num_workers, self.seed = batch_size, crop_size, num_workers, seed
+        self.samples_per_epoch, self.val_samples, self.val_downscale = samples_per_epoch, val_samples, val_downscale
+        self.train_data: RandomCrops | None = None
+        self.val_data: FixedCrops | None = None
+        self.test_data: NamedImages | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read what `stage` needs ("fit", "validate", "test", "predict", None: everything); photos stay in memory."""
+        if stage in ("fit", None) and self.train_sources and self.train_data is None:
+            sources = [
+                CropSource(load_photos(s.path, self.data_dir, "train"), s.weight, s.downscale, s.native)
+                for s in self.train_sources
+            ]
+            self.train_data = RandomCrops(sources, self.crop_size, self.samples_per_epoch, self.seed)
+        if stage in ("fit", "validate", None) and self.val is not None and self.val_data is None:
+            photos = load_photos(self.val, self.data_dir, "val")
+            self.val_data = FixedCrops(photos, self.crop_size, self.val_samples, self.val_downscale)
+        if stage in ("test", "predict", None) and self.test is not None and self.test_data is None:
+            self.test_data = load_data(self.test, self.data_dir)
+
+    def train_dataloader(self) -> DataLoader[torch.Tensor]:
+        if self.train_data is None:
+            raise ValueError("ImageData has no training images: set `train`")
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        return ResumableLoader(
+            self.train_data, self.batch_size, rank, world, self._batches_done, num_workers=self.num_workers
+        )
+
+    def val_dataloader(self) -> DataLoader[torch.Tensor] | list[Any]:
+        if self.val_data is None:
+            return []
+        return DataLoader(self.val_data, self.batch_size, num_workers=self.num_workers)
+
+    def test_dataloader(self) -> DataLoader[tuple[str, torch.Tensor]]:
+        """Whole images, one per step, as (name, uint8 [3, H, W])."""
+        if self.test_data is None:
+            raise ValueError("ImageData has no test images: set `test`")
+        return DataLoader(self.test_data, batch_size=None, num_workers=self.num_workers)
+
+    def predict_dataloader(self) -> DataLoader[tuple[str, torch.Tensor]]:
+        return self.test_dataloader()
+
+    def _batches_done(self) -> int | None:
+        """Training batches that the attached trainer has finished, over all epochs; None without a fitting trainer."""
+        if self.trainer is None:
+            return None
+        # `processed` is the only counter that is right in every checkpoint: one written inside on_train_batch_end has
+        # not counted its own batch as completed yet, one written on an interruption has a batch ready but not done.
+        total = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        return int(total.processed)  # type: ignore[attr-defined]
+
+
+class ResumableLoader(DataLoader[torch.Tensor]):
+    """A loader over :class:`RandomCrops` that starts every pass at the first sample not consumed yet.
+
+    `batches_done` tells how many batches per device the run has finished; without it (None), epochs are counted by
+    `set_epoch`.  The checkpoint stores the position in samples, so batch size and number of devices may change.
+    """
+
+    def __init__(
+        self,
+        data: RandomCrops,
+        batch_size: int,
+        rank: int,
+        world: int,
+        batches_done: Callable[[], int | None],
+        **options: Any,
+    ) -> None:
+        self._step = batch_size * world
+        self._batches_done = batches_done
+        self._origin = (0, 0)  # (sample, finished batches) at the start of the run or where it was resumed
+        sampler = _StreamSampler(data, rank, world, self._position)
+        super().__init__(data, batch_size, sampler=sampler, drop_last=True, **options)
+
+    def _position(self) -> int | None:
+        batches = self._batches_done()
+        if batches is None:
+            return None
+        return self._origin[0] + (batches - self._origin[1]) * self._step
+
+    def state_dict(self) -> dict[str, int]:
+        """The position in the stream of samples, for Lightning's checkpoint."""
+        return {"sample": self._position() or 0}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue at the saved position; Lightning has restored its batch counter before it calls this."""
+        self._origin = (state["sample"], self._batches_done() or 0)
+
+
+class _StreamSampler(DistributedSampler[int]):
+    """This device's indices of one epoch, beginning at the position of the stream.
+
+    A DistributedSampler so that Lightning leaves it alone and calls `set_epoch`; the stream is random in itself, so
+    nothing is shuffled here.
+    """
+
+    def __init__(self, data: RandomCrops, rank: int, world: int, position: Callable[[], int | None]) -> None:
+        super().__init__(data, num_replicas=world, rank=rank, shuffle=False, drop_last=True)
+        self._position = position
+
+    def __iter__(self) -> Iterator[int]:
+        start = self._position()
+        if start is None:
+            start = self.epoch * self.num_samples * self.num_replicas
+        return iter(range(start + self.rank, start + self.num_samples * self.num_replicas, self.num_replicas))
