@@ -1,0 +1,110 @@
+"""What every codec is: an image in, a progressive stream out, and back.
+
+A :class:`Stream` is what the container (container.py) writes to disk: a small header and a list of segments, each one
+refinement step.  Codecs know no file names; the CLIs know no tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+
+class CodecError(ValueError):
+    """A stream or image that a codec cannot handle; its message is one sentence meant for the user."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a decoder must know before the first segment.
+
+    codec        registry name of the codec that wrote the stream
+    height       image height in pixels
+    width        image width in pixels
+    fingerprint  first 4 bytes of the SHA-256 over configuration, weights and calibration; b"" where there is no model
+    params       codec-specific bytes (coder id, rate index, ...), at most 255
+    """
+
+    codec: str
+    height: int
+    width: int
+    fingerprint: bytes = b""
+    params: bytes = b""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An encoded image: a header and its segments, in the order in which they refine the image.
+
+    `note` says what is missing when the stream was read from a cut or damaged file, else it is empty; it is not
+    written.  `native` marks a complete file of a foreign format (JPEG, PNG, ...) that gets no container around it.
+    """
+
+    header: Header
+    segments: tuple[bytes, ...]
+    native: bool = False
+    note: str = field(default="", compare=False)
+
+    @property
+    def payload_bits(self) -> int:
+        """Bits of all segments, without header and checksums."""
+        return 8 * sum(map(len, self.segments))
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """An image codec.  `name` is its registry name, `suffix` the file suffix it writes, dot included."""
+
+    name: str
+    suffix: str
+
+    def encode(self, image: torch.Tensor, **options: Any) -> Stream:
+        """Encode a uint8 image [3, H, W] (RGB, 0..255)."""
+        ...
+
+    def decode(self, stream: Stream, *, segments: int | None = None) -> torch.Tensor:
+        """uint8 [3, H, W] from the first `segments` segments (None: all).  Raises CodecError."""
+        ...
+
+
+_REGISTRY: dict[str, Callable[..., Codec]] = {}
+
+
+def register(name: str) -> Callable[[Callable[..., Codec]], Callable[..., Codec]]:
+    """Class decorator: make a codec available as ``get_codec(name, ...)``."""
+
+    def add(factory: Callable[..., Codec]) -> Callable[..., Codec]:
+        _REGISTRY[name] = factory
+        return factory
+
+    return add
+
+
+def codec_names() -> list[str]:
+    """Names of all registered codecs, sorted."""
+    from . import load_builtin
+
+    load_builtin()
+    return sorted(_REGISTRY)
+
+
+def get_codec(name: str, **options: Any) -> Codec:
+    """The codec called `name`, built with `options` (e.g. ``model=load_model(folder)`` for diffc and uqdm)."""
+    from . import load_builtin
+
+    load_builtin()
+    if name not in _REGISTRY:
+        raise CodecError(f"unknown codec {name!r}; available: {', '.join(sorted(_REGISTRY))}")
+    return _REGISTRY[name](**options)
+
+
+def check_image(image: torch.Tensor) -> torch.Tensor:
+    """`image` itself if it is a uint8 [3, H, W] tensor with at least one pixel; raises CodecError otherwise."""
+    if not isinstance(image, torch.Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        raise CodecError("an image must be a uint8 tensor of shape [3, H, W]")
+    if image.shape[1] == 0 or image.shape[2] == 0:
+        raise CodecError("an image must have at least one pixel")
+    return image

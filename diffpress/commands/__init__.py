@@ -1,0 +1,1 @@
+"""Command lines: each module parses arguments, calls one function and prints the result."""

@@ -1,0 +1,17 @@
+"""``python train.py fit|validate|test|predict -c configs/...``: Lightning's command line over our modules and data."""
+
+from __future__ import annotations
+
+import lightning as L
+from lightning.pytorch.cli import ArgsType, LightningCLI
+
+from ..data import ImageData
+
+
+def main(args: ArgsType = None) -> int:
+    """Run one sub-command; `args` replaces the command line (a list of strings)."""
+    LightningCLI(
+        L.LightningModule, ImageData, subclass_mode_model=True, seed_everything_default=0, args=args,
+        save_config_kwargs={"overwrite": True},
+    )
+    return 0

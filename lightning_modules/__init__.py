@@ -1,0 +1,1 @@
+"""What is learned: noise schedules, networks, training modules and priors."""

@@ -1,0 +1,105 @@
+"""Training of the noise-conditional denoiser behind the shipped DiffC prior (networks/denoiser.py).
+
+The loss is the epsilon-loss E |eps - eps_hat|^2 with log-SNR drawn evenly from a range, which is the NELBO up to a
+constant (VDM eq. 17); a stated share of every batch is drawn from the narrower range that lossy coding pays for.
+What turns the trained weights into a codec prior is priors/pixel.py.
+"""
+
+from __future__ import annotations
+
+import math
+
+import lightning as L
+import torch
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from .gaussian import alpha_sigma, diffuse
+from .muon import MuonAdamW
+from .networks.denoiser import Denoiser
+
+VALIDATION_SIGMAS = (5, 15, 25, 50, 100)  # of 255 grey levels, beside unit-scale data: comparable with the literature
+
+
+def to_unit(image: Tensor) -> Tensor:
+    """uint8 images [..., H, W] as float32 in [-1, 1]."""
+    return image.float() / 127.5 - 1
+
+
+class DenoiserTraining(L.LightningModule):
+    """Trains a :class:`Denoiser` on uint8 crops [B, 3, H, W].
+
+    widths, blocks, embedding  the network's shape, see Denoiser
+    lr, adam_lr                learning rates of Muon (inner convolutions) and AdamW (the rest)
+    warmup, decay              linear warm-up in steps; share of all steps over which the rate falls linearly to zero
+    log_snr_range              levels drawn evenly, from nearly pure noise to far below one grey level
+    focus_range, focus_share   levels from which `focus_share` of the batch is drawn instead
+    """
+
+    def __init__(
+        self,
+        widths: tuple[int, ...] = (48, 96, 128, 160),
+        blocks: int = 2,
+        embedding: int = 128,
+        lr: float = 0.02,
+        adam_lr: float = 1e-3,
+        warmup: int = 100,
+        decay: float = 0.4,
+        log_snr_range: tuple[float, float] = (-8.0, 13.0),
+        focus_range: tuple[float, float] = (-3.0, 6.0),
+        focus_share: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.network = Denoiser(widths, blocks, embedding).to(memory_format=torch.channels_last)
+
+    def draw_log_snr(self, batch: int) -> Tensor:
+        """log-SNR [batch]: stratified draws, so that every batch covers both ranges."""
+        focused = round(batch * self.hparams["focus_share"])
+        parts = []
+        for count, (low, high) in ((focused, self.hparams["focus_range"]),
+                                   (batch - focused, self.hparams["log_snr_range"])):
+            places = (torch.arange(count, device=self.device) + torch.rand(count, device=self.device)) / max(count, 1)
+            parts.append(low + (high - low) * places)
+        return torch.cat(parts)
+
+    def eps_loss(self, x: Tensor, log_snr: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean squared error of eps_hat per image [B], x0_hat [B, 3, H, W])."""
+        x_hat = self.network(diffuse(x, log_snr[:, None, None, None], noise), log_snr)
+        return (x_hat - x).square().mean((1, 2, 3)) * log_snr.exp(), x_hat
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        x = to_unit(batch).contiguous(memory_format=torch.channels_last)
+        loss, _ = self.eps_loss(x, self.draw_log_snr(len(x)), torch.randn_like(x))
+        self.log("train/eps_loss", loss.mean(), prog_bar=True)
+        return loss.mean()
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        x = to_unit(batch).contiguous(memory_format=torch.channels_last)
+        seeded = torch.Generator().manual_seed(batch_idx)
+        noise = torch.randn(x.shape, generator=seeded).to(x)
+        for grey in VALIDATION_SIGMAS:
+            log_snr = torch.full((len(x),), -2 * math.log(grey / 127.5), device=x.device)
+            _, x_hat = self.eps_loss(x, log_snr, noise)
+            mse = (x_hat - x).mul(127.5).square().mean((1, 2, 3))
+            self.log(f"val/psnr_{grey}", (10 * torch.log10(255**2 / mse)).mean(), batch_size=len(x))
+            if batch_idx == 0 and grey == 50 and isinstance(self.logger, L.pytorch.loggers.TensorBoardLogger):
+                alpha, _ = alpha_sigma(log_snr[0])
+                pairs = torch.stack([diffuse(x, log_snr[0], noise) / alpha.to(x), x_hat], 1)[:4].flatten(0, 1)
+                grid = make_grid(pairs.clamp(-1, 1) / 2 + 0.5, nrow=2)
+                self.logger.experiment.add_image("val/noisy_and_denoised_50", grid, self.global_step)
+        levels = torch.linspace(*self.hparams["log_snr_range"], 8, device=x.device)
+        losses = [self.eps_loss(x, level.expand(len(x)), noise)[0].mean() for level in levels]
+        self.log("val/eps_loss", torch.stack(losses).mean(), batch_size=len(x), prog_bar=True)
+
+    def configure_optimizers(self) -> dict:
+        optimizer = MuonAdamW(self.network.named_parameters(), self.hparams["lr"], self.hparams["adam_lr"])
+        total = int(self.trainer.estimated_stepping_batches)
+
+        def rate(step: int) -> float:
+            rising = (step + 1) / max(1, self.hparams["warmup"])
+            falling = (total - step) / max(1.0, self.hparams["decay"] * total)
+            return max(0.0, min(1.0, rising, falling))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

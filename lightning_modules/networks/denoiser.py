@@ -1,0 +1,104 @@
+"""A small noise-conditional denoiser for whole photos on a laptop: the network behind the shipped DiffC prior.
+
+Fully convolutional U-Net on a 2 x 2 space-to-depth stem: nearly all work happens at half resolution and below, where a
+3 x 3 convolution costs a quarter and reaches twice as far.  No attention and no normalisation, so that a photo can be
+denoised whole or in overlapping tiles with the same result.  What is learned about the training of it lives in
+lightning_modules/denoiser.py; why it looks like this is in docs/decisions/0003-denoiser.md.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SIGMA_DATA = 0.5  # standard deviation of natural images in [-1, 1], for the preconditioning of Karras et al. 2022
+
+
+class NoiseEmbedding(nn.Module):
+    """log-SNR [B] -> features [B, width]: sines of the (scaled) level, then one hidden layer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", math.pi * torch.arange(1, 9) / 32, persistent=False)
+        self.layers = nn.Sequential(nn.Linear(17, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+
+    def forward(self, log_snr: Tensor) -> Tensor:
+        phase = log_snr[:, None] * self.frequencies.to(log_snr)
+        return self.layers(torch.cat([log_snr[:, None] / 8, phase.sin(), phase.cos()], dim=1))
+
+
+class Block(nn.Module):
+    """Residual pair of 3 x 3 convolutions, the hidden one scaled and shifted by the noise level (FiLM)."""
+
+    def __init__(self, channels: int, embedding: int) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
+        self.film = nn.Linear(embedding, 2 * channels)
+        self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+        nn.init.normal_(self.conv_out.weight, std=0.1 / math.sqrt(9 * channels))
+        nn.init.zeros_(self.conv_out.bias)
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
+        hidden = F.relu(torch.addcmul(shift, self.conv_in(h), 1 + scale))
+        return h + self.conv_out(hidden)
+
+
+class Denoiser(ModelMixin, ConfigMixin):
+    """x0_hat = denoiser(z, log_snr) for variance-preserving z.
+
+    widths    channels at 1/2, 1/4, 1/8, ... of the image's resolution
+    blocks    residual blocks per resolution, on the way down and again on the way up
+    embedding width of the noise-level features
+    """
+
+    @register_to_config
+    def __init__(self, widths: tuple[int, ...] = (48, 96, 128, 160), blocks: int = 2, embedding: int = 128) -> None:
+        super().__init__()
+        self.embed = NoiseEmbedding(embedding)
+        self.stem = nn.Conv2d(12, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(nn.ModuleList(Block(w, embedding) for _ in range(blocks)) for w in widths)
+        self.up = nn.ModuleList(nn.ModuleList(Block(w, embedding) for _ in range(blocks)) for w in widths[:-1])
+        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
+        self.grow = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairs)
+        self.head = nn.Conv2d(widths[0], 12, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def multiple(self) -> int:
+        """Height and width that forward accepts are multiples of this."""
+        return 2 ** len(self.config["widths"])
+
+    def forward(self, z: Tensor, log_snr: Tensor) -> Tensor:
+        """x0_hat [B, 3, H, W] in about [-1, 1] from z [B, 3, H, W] and log_snr [B]; H, W multiples of `multiple`."""
+        noise = torch.exp(-0.5 * log_snr)[:, None, None, None]  # standard deviation beside unit-scale data
+        y = z * torch.sqrt(1 + noise**2)  # x + noise * n
+        variance = noise**2 + SIGMA_DATA**2
+        residual = self.trunk(y / variance.sqrt(), log_snr)
+        return SIGMA_DATA**2 / variance * y + noise * SIGMA_DATA / variance.sqrt() * residual
+
+    def trunk(self, h: Tensor, log_snr: Tensor) -> Tensor:
+        """The unit-variance network of Karras et al. 2022, eq. 7 (F_theta)."""
+        embedding = self.embed(log_snr)
+        h = self.stem(F.pixel_unshuffle(h, 2))
+        skips: list[Tensor] = []
+        for level, blocks in enumerate(self.down):
+            if level:
+                skips.append(h)
+                h = self.shrink[level - 1](h)
+            for block in blocks:  # type: ignore[attr-defined]
+                h = block(h, embedding)
+        for level in reversed(range(len(self.up))):
+            h = self.grow[level](h) + skips[level]
+            for block in self.up[level]:  # type: ignore[attr-defined]
+                h = block(h, embedding)
+        return F.pixel_shuffle(self.head(h), 2)

@@ -1,0 +1,1 @@
+"""Priors: diffusion models behind one interface."""

@@ -1,0 +1,80 @@
+"""The checkpoints that the authors of UQDM distribute: config.json beside checkpoint.pt.
+
+checkpoint.pt holds raw network weights ("model") and a list of averaged tensors ("ema"): one per network parameter, in
+order, and last those of the noise schedule, which is learned but stored nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .networks.score_net import ScoreNetConfig
+from .schedule import ScheduleConfig
+
+if TYPE_CHECKING:
+    from .uqdm import UQDM
+
+# The stored optimiser settings contain one NumPy float; nothing else beyond tensors is let through.
+_ALLOWED: list[Any] = [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Float64DType]
+
+
+def is_published(folder: str | Path) -> bool:
+    """Whether `folder` has the published form rather than ours.  FileNotFoundError if it holds no config.json."""
+    config = Path(folder) / "config.json"
+    if not config.is_file():
+        raise FileNotFoundError(f"{folder} holds no model: there is no config.json")
+    return "restore_ckpt" in json.loads(config.read_text())
+
+
+def build(config: dict[str, Any]) -> UQDM:
+    """An untrained UQDM of a published configuration (the contents of its config.json)."""
+    from .uqdm import UQDM
+
+    m = config["model"]
+    shared = {name: m[name] for name in ("n_channels", "embedding_dim", "n_blocks", "norm_groups", "n_attention_heads")}
+    options = {name: m[name] for name in ("attention_everywhere", "use_fourier_features", "dropout_prob")}
+    network = ScoreNetConfig(**shared, **options, gamma_min=m["gamma_min"], gamma_max=m["gamma_max"])
+    learned = {"learned_linear": True, "fixed_linear": False}[m["noise_schedule"]]
+    schedule = ScheduleConfig(m["gamma_min"], m["gamma_max"], learned, bool(m.get("fix_gamma_max")))
+    return UQDM(
+        network,
+        schedule,
+        n_steps=m["n_timesteps"],
+        base_prior="logistic" if m["prior_type"] == "logistic" else "gaussian",
+        base_prior_scale="forward_kernel" if m.get("base_prior_scale") in (None, "forward_kernel") else "posterior",
+        learned_prior_scale=bool(m.get("learned_prior_scale")),
+    )
+
+
+def load_published(folder: str | Path, averaged: bool = True) -> UQDM:
+    """The UQDM in a published `folder`, on the CPU; for `averaged` see :func:`diffpress.lightning_modules.uqdm.load_uqdm`.
+
+    Raises ValueError if the tensors do not fit the configuration.
+    """
+    folder = Path(folder)
+    config = json.loads((folder / "config.json").read_text())
+    model = build(config)
+    with torch.serialization.safe_globals(_ALLOWED):
+        checkpoint = torch.load(folder / config["restore_ckpt"], map_location="cpu", weights_only=True)
+    if averaged:
+        # In the order of parameters(): the network's, then the schedule's ("b" before "w" where both are learned).
+        targets = [*model.network.named_parameters(), *model.schedule.named_parameters()]
+        values = checkpoint["ema"]["shadow_params"]
+        if [p.shape for _, p in targets] != [v.shape for v in values]:
+            raise ValueError(f"the averaged tensors of {folder} do not fit its configuration")
+        with torch.no_grad():
+            for (_, parameter), value in zip(targets, values, strict=True):
+                parameter.copy_(value)
+    else:
+        model.network.load_state_dict(checkpoint["model"])
+    return model
+
+
+def convert(published: str, folder: str, averaged: bool = True) -> None:
+    """Write a published checkpoint folder in our form: config.json and model.safetensors."""
+    load_published(published, averaged=averaged).save_folder(folder)

@@ -1,0 +1,296 @@
+"""UQDM: a diffusion model whose every step is a universally quantized message (Yang et al. 2025).
+
+The model, its negative ELBO in bits, its three progressive reconstructions, and the Lightning training loop around them.
+Levels are counted by what has been sent: latents[0] is pure noise shared by both sides, latents[i] the state after step
+i of `n_steps`, latents[n_steps] the almost clean z_0, from which a last lossless step codes the pixels.
+
+    python -m diffpress.lightning_modules.uqdm export run.ckpt checkpoints/my-model    Lightning checkpoint -> folder
+    python -m diffpress.lightning_modules.uqdm convert uqdm-tiny checkpoints/uqdm-tiny  published folder -> our form
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from . import gaussian, pixel_likelihood
+from .gaussian import Level
+from .networks.score_net import ScoreNetConfig
+from .pixel_diffusion import OptimizerConfig, PixelDiffusion, load_checkpoint_config, load_weights, read_config
+from .schedule import ScheduleConfig
+from .universal_quantization import BasePrior, interval_log_mass, sample_base, uniform_noise
+
+Method = Literal["denoise", "ancestral", "flow"]
+METHODS: tuple[Method, ...] = ("denoise", "ancestral", "flow")
+NoiseSource = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+
+
+@dataclass
+class StepPrior:
+    """p(z_s | z_t) before the uniform noise is added: a density around `mean` of standard deviation `std`."""
+
+    mean: Tensor
+    std: Tensor
+    x_hat: Tensor
+
+
+@dataclass
+class Nelbo:
+    """Cost of a batch in bits per dimension (bpd), and the latents it was measured on.
+
+    prior           [B]     KL(q(z_1 | x) || N(0, I)); zero where z_1 is shared noise
+    steps           [B, T]  one message per diffusion step
+    reconstruction  [B]     -log p(x | z_0)
+    latents         T + 1 tensors [B, C, H, W]
+    x_hat           [T, B, C, H, W], denoised latents[0 .. T - 1], clipped to [-1, 1]
+    """
+
+    prior: Tensor
+    steps: Tensor
+    reconstruction: Tensor
+    latents: list[Tensor]
+    x_hat: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """[B], bits per dimension."""
+        return self.prior + self.steps.sum(dim=1) + self.reconstruction
+
+
+def random_noise(like: Tensor, base_prior: BasePrior) -> NoiseSource:
+    """The noise of an ancestral step from torch's global generator."""
+
+    def draw(z: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        return sample_base(z, base_prior), uniform_noise(z)
+
+    return draw
+
+
+class UQDM(PixelDiffusion):
+    """Universally quantized diffusion model over 8-bit RGB images.
+
+    network              see ScoreNetConfig
+    schedule             see ScheduleConfig
+    n_steps              T, the number of diffusion steps; the same in training and coding
+    base_prior           base density g of the coding prior
+    base_prior_scale     its deviation before any learned factor: that of q(z_t | z_s) ("forward_kernel") or that of
+                         q(z_s | z_t, x) ("posterior")
+    learned_prior_scale  the network multiplies the deviation by a factor per sample
+    optimizer            see OptimizerConfig
+    compile              run the network through torch.compile
+    channels_last        keep the network's weights in channels_last order (faster convolutions on most CPUs and GPUs)
+    progressive_batches  validation batches on which the reconstructions by all three methods are scored, None for all;
+                         they need T (T + 1) network passes, the NELBO needs T.  Tests always score all batches.
+    """
+
+    kind = "uqdm"
+
+    def __init__(
+        self,
+        network: ScoreNetConfig = ScoreNetConfig(),  # noqa: B008  (never mutated; jsonargparse reads the default)
+        schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008
+        n_steps: int = 4,
+        base_prior: BasePrior = "logistic",
+        base_prior_scale: Literal["forward_kernel", "posterior"] = "forward_kernel",
+        learned_prior_scale: bool = True,
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
+        compile: bool = False,
+        channels_last: bool = False,
+        progressive_batches: int | None = None,
+    ) -> None:
+        super().__init__(network, schedule, optimizer, learned_prior_scale, compile, channels_last)
+        if n_steps < 1:
+            raise ValueError(f"n_steps must be at least 1, got {n_steps}")
+        self.n_steps = n_steps
+        self.base_prior: BasePrior = base_prior
+        self.base_prior_scale = base_prior_scale
+        self.progressive_batches = progressive_batches
+
+    def model_config(self) -> dict[str, Any]:
+        return {
+            "network": asdict(self.network.config),
+            "schedule": asdict(self.schedule.config),
+            "n_steps": self.n_steps,
+            "base_prior": self.base_prior,
+            "base_prior_scale": self.base_prior_scale,
+            "learned_prior_scale": self.network.predict_scale,
+        }
+
+    def log_snrs(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """[T + 1] log-SNR after 0, 1, .. T steps; increasing."""
+        times = torch.linspace(1.0, 0.0, self.n_steps + 1, dtype=dtype, device=self.device)
+        return self.schedule(times)
+
+    def predict(self, z: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(x_hat, scale factor), unclipped, from z [B, C, H, W] at log_snr [B]."""
+        eps, scale = self.network(z, log_snr)
+        eps = eps.to(z.dtype)  # the rest stays in full precision under autocast
+        return gaussian.x0_from_eps(z, eps, log_snr[:, None, None, None]), None if scale is None else scale.to(z.dtype)
+
+    def step_prior(self, z: Tensor, log_snr_t: Tensor, log_snr_s: Tensor) -> StepPrior:
+        """p(z_s | z_t) without its uniform part, for z at log_snr_t [B] going to log_snr_s [B] (one network pass)."""
+        x_hat, scale = self.predict(z, log_snr_t)
+        x_hat = x_hat.clamp(-1.0, 1.0)
+        t, s = log_snr_t[:, None, None, None], log_snr_s[:, None, None, None]
+        mean, std = gaussian.posterior(z, x_hat, s, t)
+        if self.base_prior_scale == "forward_kernel":  # deviation of q(z_t | z_s): sigma_t in place of sigma_s
+            std = std * (gaussian.alpha_sigma(t)[1] / gaussian.alpha_sigma(s)[1]).to(std)
+        return StepPrior(mean, std * scale if scale is not None else std.expand_as(mean), x_hat)
+
+    @staticmethod
+    def width(log_snr_t: Level, log_snr_s: Level, like: Tensor) -> Tensor:
+        """Width delta of the uniform channel from t to s: its variance delta^2 / 12 is that of q(z_s | z_t, x)."""
+        return math.sqrt(12.0) * gaussian.posterior(like, like, log_snr_s, log_snr_t)[1]
+
+    def chain(self, x: Tensor, shared_start: bool) -> list[Tensor]:
+        """The T + 1 latents of x [B, C, H, W] in [-1, 1], noise drawn from torch's generator; needs no network.
+
+        shared_start  latents[0] is N(0, I), as both sides of a codec draw it; else it is drawn from q(z_1 | x).
+        Dithered rounding adds exactly this uniform noise whatever the prior's mean is.
+        """
+        levels = self.log_snrs(x.dtype)
+        noise = torch.randn_like(x)
+        latents = [noise if shared_start else gaussian.diffuse(x, levels[0], noise)]
+        for t, s in zip(levels[:-1], levels[1:], strict=True):
+            mean, std = gaussian.posterior(latents[-1], x, s, t)
+            latents.append(mean + math.sqrt(12.0) * std * uniform_noise(x))
+        return latents
+
+    def nelbo(self, image: Tensor, shared_start: bool) -> Nelbo:
+        """Negative ELBO of uint8 images [B, C, H, W], H and W multiples of the network's patch_size.
+
+        shared_start=True is the cost of coding; False the bound that training minimises (see `chain`).
+        """
+        x = pixel_likelihood.to_unit(image)
+        bits = 1.0 / (math.log(2.0) * image[0].numel())  # nats per image -> bits per dimension
+        levels, latents = self.log_snrs(), self.chain(x, shared_start)
+        batch, steps = len(x), self.n_steps
+        log_snr_t, log_snr_s = levels[:-1].repeat_interleave(batch), levels[1:].repeat_interleave(batch)
+        prior = self.step_prior(torch.cat(latents[:-1]), log_snr_t, log_snr_s)  # all steps in one pass
+        width = self.width(log_snr_t[:, None, None, None], log_snr_s[:, None, None, None], x.new_zeros(1))
+        log_mass = interval_log_mass(torch.cat(latents[1:]) - prior.mean, width, prior.std, self.base_prior)
+        costs = -log_mass.flatten(1).sum(1).reshape(steps, batch).T
+        first = x.new_zeros(batch)
+        if not shared_start:
+            alpha, sigma = gaussian.alpha_sigma(levels[0])
+            first = 0.5 * ((alpha * x) ** 2 + sigma**2 - 1.0 - 2.0 * sigma.log()).flatten(1).sum(1)
+        last = -pixel_likelihood.log_likelihood(image, latents[-1], levels[-1]).flatten(1).sum(1)
+        x_hat = prior.x_hat.detach().reshape(steps, *x.shape)
+        return Nelbo(first * bits, costs * bits, last * bits, latents, x_hat)
+
+    @torch.no_grad()
+    def reconstruct(self, z: Tensor, sent: int, method: Method, noise: NoiseSource | None = None) -> Tensor:
+        """uint8 images from latents[sent] = z [B, C, H, W], 0 <= sent <= n_steps.
+
+        denoise    E[x | z], one pass: least squared error
+        ancestral  the remaining steps drawn from the model's prior: realistic detail, higher error
+        flow       the remaining steps along the deterministic probability flow
+        noise      for "ancestral": (z, step) -> (unit-variance base sample, uniform sample); default torch's generator
+        """
+        levels = self.log_snrs(z.dtype)
+        noise = noise or random_noise(z, self.base_prior)
+        for i in range(sent, self.n_steps):
+            t, s = levels[i].expand(len(z)), levels[i + 1].expand(len(z))
+            if method == "denoise":
+                return pixel_likelihood.to_pixels(self.predict(z, t)[0])
+            if method == "flow":
+                z = gaussian.flow_step(z, self.predict(z, t)[0], levels[i + 1], levels[i])
+            else:
+                prior = self.step_prior(z, t, s)
+                base, uniform = noise(z, i)
+                z = prior.mean + prior.std * base + self.width(levels[i], levels[i + 1], z) * uniform
+        return pixel_likelihood.to_pixels(z / gaussian.alpha_sigma(levels[-1])[0])
+
+    def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
+        cost = self.nelbo(batch, shared_start=False)
+        self._log_nelbo("train", cost, batch)
+        return cost.total.mean()
+
+    def validation_step(self, batch: Tensor, batch_index: int) -> None:
+        every = self.progressive_batches is None or batch_index < self.progressive_batches
+        self._evaluate("val", batch, batch_index, METHODS if every else ())
+
+    def test_step(self, batch: Tensor, batch_index: int) -> None:
+        self._evaluate("test", batch, batch_index, METHODS)
+
+    def _evaluate(self, prefix: str, batch: Tensor, batch_index: int, methods: tuple[Method, ...]) -> None:
+        cost = self.nelbo(batch, shared_start=True)
+        self._log_nelbo(prefix, cost, batch)
+        for step in range(self.n_steps):
+            self._log_psnr(prefix, "denoise", step, pixel_likelihood.to_pixels(cost.x_hat[step]), batch)
+        for method in methods:
+            for sent in range(self.n_steps + 1):
+                if method != "denoise" or sent == self.n_steps:  # the others came with the NELBO
+                    self._log_psnr(prefix, method, sent, self.reconstruct(cost.latents[sent], sent, method), batch)
+        if batch_index == 0:
+            rows = [pixel_likelihood.to_pixels(x_hat[:8]) for x_hat in cost.x_hat]
+            self.log_images(f"{prefix}/denoise", [*rows, batch[:8]])
+
+    def _log_nelbo(self, prefix: str, cost: Nelbo, batch: Tensor) -> None:
+        scalars = {
+            "bpd": cost.total.mean(),
+            "bpd_prior": cost.prior.mean(),
+            "bpd_diffusion": cost.steps.sum(1).mean(),
+            "bpd_reconstruction": cost.reconstruction.mean(),
+            "bpp": cost.total.mean() * batch.shape[1],
+        }
+        if prefix != "train":
+            scalars |= {f"bpd_step/{i + 1}": cost.steps[:, i].mean() for i in range(self.n_steps)}
+        self.log_dict_prefixed(prefix, scalars, len(batch))
+
+    def _log_psnr(self, prefix: str, method: str, sent: int, image: Tensor, original: Tensor) -> None:
+        """PSNR in dB of the batch's mean squared error after `sent` steps, at most 100."""
+        mse = (image.float() - original.float()).square().mean()
+        psnr = 10.0 * torch.log10(255.0**2 / mse.clamp_min(255.0**2 * 1e-10))
+        self.log_dict_prefixed(prefix, {f"psnr_{method}/{sent}": psnr}, len(original))
+
+
+def from_config(config: dict[str, Any], **training: Any) -> UQDM:
+    """A UQDM from its `model_config()` (or that of config.json); `training` are further init arguments."""
+    nested = {"network": ScoreNetConfig(**config["network"]), "schedule": ScheduleConfig(**config["schedule"])}
+    return UQDM(**{**config, **nested}, **training)
+
+
+def load_uqdm(folder: str | Path, device: str | torch.device | None = None, averaged: bool = True) -> UQDM:
+    """The UQDM in `folder`, on `device` (default CPU), in evaluation mode.
+
+    folder    our form (config.json + model.safetensors) or the published one (config.json + checkpoint.pt)
+    averaged  published form only: EMA weights with the EMA noise schedule (True), or the raw weights with the initial
+              schedule of the configuration (False), which is what the authors' loader restores
+
+    Raises FileNotFoundError for a folder without a model, ValueError for a folder with another kind of model.
+    """
+    from .published import is_published, load_published
+
+    if is_published(folder):
+        return load_published(folder, averaged=averaged).to(device or "cpu").eval()
+    model = from_config(read_config(folder, UQDM.kind))
+    load_weights(model, folder, device)
+    return model
+
+
+def export(checkpoint: str | Path, folder: str | Path) -> None:
+    """Turn a Lightning checkpoint (its averaged weights, where EMA was on) into a model folder."""
+    config, weights = load_checkpoint_config(checkpoint, UQDM.kind)
+    model = from_config(config)
+    model.load_state_dict(weights)
+    model.save_folder(folder)
+
+
+def main() -> None:
+    """Command line of this module: export and convert."""
+    from jsonargparse import auto_cli
+
+    from .published import convert
+
+    auto_cli([export, convert], prog="python -m diffpress.lightning_modules.uqdm")
+
+
+if __name__ == "__main__":
+    main()
