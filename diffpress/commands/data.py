@@ -39,7 +39,7 @@ def main(args: list[str] | None = None) -> int:
     commands = parser.add_subcommands()
     kodak_parser = ArgumentParser(description=download_kodak.__doc__)
     kodak_parser.add_argument("--data-dir", type=Path, default=Path("datasets"), help="gets (or has) a folder kodak")
-    kodak_parser.add_argument("--url", default=kodak.URL, help="folder with kodim01.png .. kodim24.png, slash at the end")
+    kodak_parser.add_argument("--url", default=kodak.URL, help="folder with kodim01.png .., slash at the end")
     commands.add_subcommand("download-kodak", kodak_parser, help="fetch and check the Kodak images")
     duplicates_parser = ArgumentParser(description=find_duplicates.__doc__)
     duplicates_parser.add_argument("--data-dir", type=Path, default=Path("datasets"), help="has a folder imagenet64")
