@@ -19,7 +19,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .muon import MuonAdamW
 from .networks.score_net import ScoreNet, ScoreNetConfig
+from .priors.fingerprint import ModelError, read_json
 from .schedule import LinearSchedule, ScheduleConfig
 
 
@@ -27,13 +29,16 @@ from .schedule import LinearSchedule, ScheduleConfig
 class OptimizerConfig:
     """Adam with linear warm-up and, optionally, cosine decay.
 
-    lr             learning rate after the warm-up
+    lr             Adam's learning rate after the warm-up
+    muon_lr        inner convolutions are trained by Muon at this rate (muon.py; far fewer steps on a CPU), only the rest
+                   by AdamW with betas (0.9, 0.99); None: Adam for everything
     warmup_steps   optimiser steps over which it rises linearly from 0
     decay_steps    step at which a cosine decay reaches a hundredth of lr; None: constant
     betas, eps, weight_decay  as in torch.optim.Adam
     """
 
     lr: float = 2e-4
+    muon_lr: float | None = None
     warmup_steps: int = 1000
     decay_steps: int | None = None
     betas: tuple[float, float] = (0.9, 0.999)
@@ -52,7 +57,7 @@ class OptimizerConfig:
 class PixelDiffusion(L.LightningModule):
     """Base of UQDM and VDM; subclasses set `kind` and write `training_step` and the evaluation steps."""
 
-    kind: ClassVar[str]
+    kind: ClassVar[str]  # "_class_name" in config.json
 
     def __init__(
         self,
@@ -76,11 +81,21 @@ class PixelDiffusion(L.LightningModule):
         """Init arguments that define the model (not its training), as plain JSON values."""
         raise NotImplementedError
 
+    def folder_config(self) -> dict[str, Any]:
+        """The contents of config.json."""
+        return {"_class_name": self.kind, **self.model_config()}
+
     def configure_optimizers(self) -> Any:
         c = self.optimizer_config
-        adam = torch.optim.Adam(self.parameters(), lr=c.lr, betas=c.betas, eps=c.eps, weight_decay=c.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(adam, c.factor)
-        return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        optimizer: torch.optim.Optimizer
+        if c.muon_lr is None:
+            optimizer = torch.optim.Adam(self.parameters(), c.lr, c.betas, c.eps, c.weight_decay)
+        else:  # MuonAdamW knows first and last layers, which Muon must not touch, as "stem" and "head"
+            edges = {"network.conv_in.weight": "stem.weight", "network.conv_out.2.weight": "head.weight"}
+            named = [(edges.get(name, name), parameter) for name, parameter in self.named_parameters()]
+            optimizer = MuonAdamW(named, c.muon_lr, c.lr)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, c.factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def log_dict_prefixed(self, prefix: str, values: dict[str, Tensor], batch_size: int) -> None:
         """Log scalars as `prefix`/name: every step in training, averaged over the epoch and devices otherwise."""
@@ -96,12 +111,12 @@ class PixelDiffusion(L.LightningModule):
             self.logger.experiment.add_image(name, torch.cat(rows, dim=-2), self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["diffpress"] = {"kind": self.kind, "config": json.dumps(self.model_config())}
+        checkpoint["diffpress"] = json.dumps(self.folder_config())
 
     @property
     def fingerprint(self) -> bytes:
         """First 4 bytes of the SHA-256 over the configuration and all weights."""
-        digest = hashlib.sha256(canonical_json({"kind": self.kind, "config": self.model_config()}))
+        digest = hashlib.sha256(json.dumps(self.folder_config(), sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):
             array = value.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4")
             digest.update(name.encode() + b"\0" + array.tobytes())
@@ -111,39 +126,38 @@ class PixelDiffusion(L.LightningModule):
         """Write config.json and model.safetensors into `folder` (made if missing)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        config = {"kind": self.kind, "config": self.model_config()}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (folder / "config.json").write_text(json.dumps(self.folder_config(), indent=2) + "\n")
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         save_file(weights, str(folder / "model.safetensors"))
 
 
-def canonical_json(value: Any) -> bytes:
-    """The one spelling of `value` that fingerprints are computed from."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def read_config(folder: str | Path, kind: str) -> dict[str, Any]:
-    """The "config" part of `folder`/config.json; ValueError if the folder holds another kind of model."""
-    config = json.loads((Path(folder) / "config.json").read_text())
-    if config.get("kind") != kind:
-        raise ValueError(f"{folder} holds a model of kind {config.get('kind')!r}, not {kind!r}")
-    return config["config"]
+def read_folder_config(folder: str | Path, kind: str) -> dict[str, Any]:
+    """config.json in `folder` without its class name; ModelError if the folder holds another kind of model."""
+    return _without_class_name(read_json(Path(folder) / "config.json"), kind, folder)
 
 
 def load_weights(module: PixelDiffusion, folder: str | Path, device: str | torch.device | None) -> None:
-    """Fill `module` from `folder`/model.safetensors and put it on `device` in evaluation mode."""
-    module.load_state_dict(load_file(str(Path(folder) / "model.safetensors")))
+    """Fill `module` from `folder`/model.safetensors and put it on `device` (None: CPU) in evaluation mode."""
+    path = Path(folder) / "model.safetensors"
+    if not path.is_file():
+        raise ModelError(f"{path} is missing")
+    module.load_state_dict(load_file(str(path)))
     module.to(device or "cpu").eval()
 
 
-def load_checkpoint_config(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_checkpoint(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(model config, state dict) of a Lightning checkpoint; the averaged weights where EMA was on.
 
-    ValueError if it was written by another kind of module.
+    ModelError if it was written by another kind of module.
     """
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    entry = checkpoint.get("diffpress", {})
-    if entry.get("kind") != kind:
-        raise ValueError(f"{path} is not a checkpoint of a {kind} model")
+    config = _without_class_name(json.loads(checkpoint.get("diffpress", "{}")), kind, path)
     # EMAWeightAveraging stores the averaged weights as "state_dict" and the current ones beside them.
-    return json.loads(entry["config"]), checkpoint["state_dict"]
+    return config, checkpoint["state_dict"]
+
+
+def _without_class_name(config: dict[str, Any], kind: str, where: str | Path) -> dict[str, Any]:
+    found = config.pop("_class_name", None)
+    if found != kind:
+        raise ModelError(f"{where} holds a model of kind {found}, not {kind}")
+    return config

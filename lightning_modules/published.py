@@ -6,7 +6,6 @@ order, and last those of the noise schedule, which is learned but stored nowhere
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from .networks.score_net import ScoreNetConfig
+from .priors.fingerprint import ModelError, read_json
 from .schedule import ScheduleConfig
 
 if TYPE_CHECKING:
@@ -24,11 +24,8 @@ _ALLOWED: list[Any] = [(np._core.multiarray.scalar, "numpy.core.multiarray.scala
 
 
 def is_published(folder: str | Path) -> bool:
-    """Whether `folder` has the published form rather than ours.  FileNotFoundError if it holds no config.json."""
-    config = Path(folder) / "config.json"
-    if not config.is_file():
-        raise FileNotFoundError(f"{folder} holds no model: there is no config.json")
-    return "restore_ckpt" in json.loads(config.read_text())
+    """Whether `folder` has the published form rather than ours.  ModelError if it holds no config.json."""
+    return "restore_ckpt" in read_json(Path(folder) / "config.json")
 
 
 def build(config: dict[str, Any]) -> UQDM:
@@ -54,10 +51,10 @@ def build(config: dict[str, Any]) -> UQDM:
 def load_published(folder: str | Path, averaged: bool = True) -> UQDM:
     """The UQDM in a published `folder`, on the CPU; for `averaged` see :func:`diffpress.lightning_modules.uqdm.load_uqdm`.
 
-    Raises ValueError if the tensors do not fit the configuration.
+    Raises ModelError if the tensors do not fit the configuration.
     """
     folder = Path(folder)
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     model = build(config)
     with torch.serialization.safe_globals(_ALLOWED):
         checkpoint = torch.load(folder / config["restore_ckpt"], map_location="cpu", weights_only=True)
@@ -66,7 +63,7 @@ def load_published(folder: str | Path, averaged: bool = True) -> UQDM:
         targets = [*model.network.named_parameters(), *model.schedule.named_parameters()]
         values = checkpoint["ema"]["shadow_params"]
         if [p.shape for _, p in targets] != [v.shape for v in values]:
-            raise ValueError(f"the averaged tensors of {folder} do not fit its configuration")
+            raise ModelError(f"the averaged tensors of {folder} do not fit its configuration")
         with torch.no_grad():
             for (_, parameter), value in zip(targets, values, strict=True):
                 parameter.copy_(value)

@@ -22,7 +22,7 @@ from torch import Tensor
 from . import gaussian, pixel_likelihood
 from .gaussian import Level
 from .networks.score_net import ScoreNetConfig
-from .pixel_diffusion import OptimizerConfig, PixelDiffusion, load_checkpoint_config, load_weights, read_config
+from .pixel_diffusion import OptimizerConfig, PixelDiffusion, load_weights, read_checkpoint, read_folder_config
 from .schedule import ScheduleConfig
 from .universal_quantization import BasePrior, interval_log_mass, sample_base, uniform_noise
 
@@ -89,7 +89,7 @@ class UQDM(PixelDiffusion):
                          they need T (T + 1) network passes, the NELBO needs T.  Tests always score all batches.
     """
 
-    kind = "uqdm"
+    kind = "UQDM"
 
     def __init__(
         self,
@@ -148,28 +148,30 @@ class UQDM(PixelDiffusion):
         """Width delta of the uniform channel from t to s: its variance delta^2 / 12 is that of q(z_s | z_t, x)."""
         return math.sqrt(12.0) * gaussian.posterior(like, like, log_snr_s, log_snr_t)[1]
 
-    def chain(self, x: Tensor, shared_start: bool) -> list[Tensor]:
+    def chain(self, x: Tensor, start: Tensor | None) -> list[Tensor]:
         """The T + 1 latents of x [B, C, H, W] in [-1, 1], noise drawn from torch's generator; needs no network.
 
-        shared_start  latents[0] is N(0, I), as both sides of a codec draw it; else it is drawn from q(z_1 | x).
+        start  latents[0]; None draws it from q(z_1 | x)
         Dithered rounding adds exactly this uniform noise whatever the prior's mean is.
         """
         levels = self.log_snrs(x.dtype)
-        noise = torch.randn_like(x)
-        latents = [noise if shared_start else gaussian.diffuse(x, levels[0], noise)]
+        latents = [gaussian.diffuse(x, levels[0], torch.randn_like(x)) if start is None else start]
         for t, s in zip(levels[:-1], levels[1:], strict=True):
             mean, std = gaussian.posterior(latents[-1], x, s, t)
             latents.append(mean + math.sqrt(12.0) * std * uniform_noise(x))
         return latents
 
-    def nelbo(self, image: Tensor, shared_start: bool) -> Nelbo:
+    def nelbo(self, image: Tensor, start: Tensor | Literal["prior", "posterior"] = "prior") -> Nelbo:
         """Negative ELBO of uint8 images [B, C, H, W], H and W multiples of the network's patch_size.
 
-        shared_start=True is the cost of coding; False the bound that training minimises (see `chain`).
+        start  "prior": z_1 ~ N(0, I), as both sides of a codec draw it: the cost of coding.  "posterior": z_1 from
+               q(z_1 | x) at the price of its KL divergence: the bound that training minimises.  A tensor: that z_1,
+               shared by both sides; the first step costs 10 % more or less from one z_1 to the next.
         """
         x = pixel_likelihood.to_unit(image)
+        z_1 = start if isinstance(start, Tensor) else torch.randn_like(x) if start == "prior" else None
         bits = 1.0 / (math.log(2.0) * image[0].numel())  # nats per image -> bits per dimension
-        levels, latents = self.log_snrs(), self.chain(x, shared_start)
+        levels, latents = self.log_snrs(), self.chain(x, z_1)
         batch, steps = len(x), self.n_steps
         log_snr_t, log_snr_s = levels[:-1].repeat_interleave(batch), levels[1:].repeat_interleave(batch)
         prior = self.step_prior(torch.cat(latents[:-1]), log_snr_t, log_snr_s)  # all steps in one pass
@@ -177,7 +179,7 @@ class UQDM(PixelDiffusion):
         log_mass = interval_log_mass(torch.cat(latents[1:]) - prior.mean, width, prior.std, self.base_prior)
         costs = -log_mass.flatten(1).sum(1).reshape(steps, batch).T
         first = x.new_zeros(batch)
-        if not shared_start:
+        if z_1 is None:
             alpha, sigma = gaussian.alpha_sigma(levels[0])
             first = 0.5 * ((alpha * x) ** 2 + sigma**2 - 1.0 - 2.0 * sigma.log()).flatten(1).sum(1)
         last = -pixel_likelihood.log_likelihood(image, latents[-1], levels[-1]).flatten(1).sum(1)
@@ -208,7 +210,7 @@ class UQDM(PixelDiffusion):
         return pixel_likelihood.to_pixels(z / gaussian.alpha_sigma(levels[-1])[0])
 
     def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
-        cost = self.nelbo(batch, shared_start=False)
+        cost = self.nelbo(batch, start="posterior")
         self._log_nelbo("train", cost, batch)
         return cost.total.mean()
 
@@ -220,7 +222,7 @@ class UQDM(PixelDiffusion):
         self._evaluate("test", batch, batch_index, METHODS)
 
     def _evaluate(self, prefix: str, batch: Tensor, batch_index: int, methods: tuple[Method, ...]) -> None:
-        cost = self.nelbo(batch, shared_start=True)
+        cost = self.nelbo(batch)
         self._log_nelbo(prefix, cost, batch)
         for step in range(self.n_steps):
             self._log_psnr(prefix, "denoise", step, pixel_likelihood.to_pixels(cost.x_hat[step]), batch)
@@ -264,20 +266,20 @@ def load_uqdm(folder: str | Path, device: str | torch.device | None = None, aver
     averaged  published form only: EMA weights with the EMA noise schedule (True), or the raw weights with the initial
               schedule of the configuration (False), which is what the authors' loader restores
 
-    Raises FileNotFoundError for a folder without a model, ValueError for a folder with another kind of model.
+    Raises ModelError for a folder that holds no UQDM.
     """
     from .published import is_published, load_published
 
     if is_published(folder):
         return load_published(folder, averaged=averaged).to(device or "cpu").eval()
-    model = from_config(read_config(folder, UQDM.kind))
+    model = from_config(read_folder_config(folder, UQDM.kind))
     load_weights(model, folder, device)
     return model
 
 
 def export(checkpoint: str | Path, folder: str | Path) -> None:
     """Turn a Lightning checkpoint (its averaged weights, where EMA was on) into a model folder."""
-    config, weights = load_checkpoint_config(checkpoint, UQDM.kind)
+    config, weights = read_checkpoint(checkpoint, UQDM.kind)
     model = from_config(config)
     model.load_state_dict(weights)
     model.save_folder(folder)
