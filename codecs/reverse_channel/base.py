@@ -1,0 +1,161 @@
+"""What both reverse-channel coders share: the interface, the named errors, argument checks and the variance of p.
+
+At each diffusion step the sender holds q = N(mu, I_d), both sides hold p = N(0, v I_d); a coder sends one sample of q
+in about KL(q || p) bits (Theis et al., "Lossy compression with Gaussian diffusion", 2022).  Nothing here knows images.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...kernels import Backend, CpuBackend, get_backend
+
+Vector = NDArray[np.float32] | Tensor
+Buffer = bytes | bytearray | memoryview
+Variance = Literal["calibrated", "unit"]
+
+MAX_RATE = 12.0  # bits per coordinate; beyond it 16-bit normals are coarser than the unit noise of the sample
+KEYS = 1 << 64
+
+
+class CoderError(ValueError):
+    """What a reverse-channel coder cannot do; its message is one sentence meant for the user."""
+
+
+class InputError(CoderError):
+    """A mean, budget, key, size or option that is not acceptable."""
+
+
+class PayloadError(CoderError):
+    """A payload that is too short, too long or not decodable."""
+
+
+class ReverseChannelCoder(Protocol):
+    """Sends samples of N(mu, I).  Both sides give the same `bits` and `key`; no state is kept between calls.
+
+    name  registry name
+    """
+
+    name: str
+
+    def encode(self, mu: Vector, bits: float, key: int) -> tuple[bytes, Vector]:
+        """(payload, sample ~ N(mu, I)) for a step of `bits` bits of KL.
+
+        mu    float32 [d], NumPy or torch on any device; finite, d >= 1
+        bits  the step's KL budget in bits, finite, 0 < bits <= 12 d
+        key   the shared secret, 0 <= key < 2^64, another one for every step
+        The sample has the kind and the device of mu.  Raises InputError.
+        """
+        ...
+
+    def decode(self, payload: Buffer, size: int, bits: float, key: int, *, like: Vector | None = None) -> Vector:
+        """The encoder's sample, bit for bit: float32 [size], of the kind and on the device of `like` (None: torch, CPU).
+
+        Raises InputError, or PayloadError if the payload has the wrong length.
+        """
+        ...
+
+    def payload_size(self, buffer: Buffer, size: int, bits: float, key: int) -> int:
+        """Bytes that the payload at the start of `buffer` occupies; raises PayloadError if the buffer is too short."""
+        ...
+
+    def cost(self, payload: Buffer, size: int | None = None, bits: float | None = None, key: int | None = None) -> int:
+        """Length in bits: of the whole bytes, or without the padding at the end where the step is given too."""
+        ...
+
+    def encode_many(
+        self, mus: Sequence[Vector], bits: Sequence[float], keys: Sequence[int]
+    ) -> list[tuple[bytes, Vector]]:
+        """`encode` for several steps or images."""
+        ...
+
+    def decode_many(
+        self, payloads: Sequence[Buffer], sizes: Sequence[int], bits: Sequence[float], keys: Sequence[int]
+    ) -> list[Vector]:
+        """`decode` for several steps or images."""
+        ...
+
+
+def check_step(size: int, bits: float, key: int) -> tuple[int, float, int]:
+    """(size, bits, key) as plain Python numbers; raises InputError if one is not acceptable."""
+    if isinstance(key, bool) or not isinstance(key, numbers.Integral):
+        raise InputError(f"the key must be an integer, not {type(key).__name__}")
+    if not 0 <= int(key) < KEYS:
+        raise InputError("the key must lie between 0 and 2^64 - 1")
+    if isinstance(size, bool) or not isinstance(size, numbers.Integral) or int(size) < 1:
+        raise InputError("the size must be a positive integer")
+    if isinstance(bits, bool) or not isinstance(bits, numbers.Real):
+        raise InputError(f"the budget must be a number of bits, not {type(bits).__name__}")
+    if not math.isfinite(bits) or bits <= 0:
+        raise InputError(f"the budget must be a positive, finite number of bits, not {bits}")
+    if bits > MAX_RATE * int(size):
+        raise InputError(f"a budget of {bits} bits for {size} coordinates exceeds {MAX_RATE:g} bits per coordinate")
+    return int(size), float(bits), int(key)
+
+
+def as_tensor(mu: Vector) -> Tensor:
+    """mu as a float32 tensor [d] on its device; raises InputError unless it is a finite, non-empty vector."""
+    if not isinstance(mu, np.ndarray | Tensor):
+        raise InputError(f"the mean must be a NumPy array or a torch tensor, not {type(mu).__name__}")
+    tensor = torch.from_numpy(np.ascontiguousarray(mu)) if isinstance(mu, np.ndarray) and mu.dtype.kind == "f" else mu
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        raise InputError("the mean must hold floating-point numbers")
+    if tensor.ndim != 1 or len(tensor) == 0:
+        raise InputError(f"the mean must be a vector with at least one coordinate, not of shape {list(tensor.shape)}")
+    tensor = tensor.detach().to(torch.float32).contiguous()
+    if not bool(torch.isfinite(tensor).all()):
+        raise InputError("the mean must be finite, but it holds NaN or infinity")
+    return tensor
+
+
+def as_kind(sample: Tensor, like: Vector | None) -> Vector:
+    """`sample` as NumPy array or torch tensor, whichever `like` is."""
+    if isinstance(like, np.ndarray):
+        return sample.cpu().numpy()
+    return sample
+
+
+def device_of(like: Vector | None) -> torch.device:
+    """Where a sample shaped like `like` is made."""
+    return like.device if isinstance(like, Tensor) else torch.device("cpu")
+
+
+def backend_for(device: torch.device) -> Backend:
+    """CuPy kernels on a GPU that has them, else the reference operations on that device."""
+    if device.type == "cuda":
+        backend = get_backend()
+        return backend if backend.name == "cuda" else CpuBackend(device)
+    return CpuBackend(device)
+
+
+def same_length(*lists: Sequence[object]) -> Iterable[tuple[object, ...]]:
+    """zip that raises InputError when the lists differ in length."""
+    if len({len(x) for x in lists}) > 1:
+        raise InputError("encode_many and decode_many need lists of equal length")
+    return zip(*lists, strict=True)
+
+
+def exp2(x: float) -> float:
+    """2^x from additions and products alone, so that every machine gets the same double (libm's differ in the last bit).
+
+    Taylor series of exp(ln 2 * fraction) for a fraction in [-1/2, 1/2]; relative error below 1e-15.
+    """
+    whole = math.floor(x + 0.5)
+    y = (x - whole) * 0.6931471805599453
+    total = 1.0
+    for i in range(18, 0, -1):
+        total = 1.0 + total * y / i
+    return math.ldexp(total, whole)
+
+
+def variance_of(kind: Variance, bits: float, size: int) -> float:
+    """v of p = N(0, v I): 1, or 2^(2 bits / d), for which d/2 log2 v = bits (reverse_channel.md, section 4)."""
+    return 1.0 if kind == "unit" else exp2(2.0 * bits / size)

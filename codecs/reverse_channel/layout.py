@@ -1,0 +1,104 @@
+"""How the coordinates of a step are dealt out to stages or chunks, and padded to rows of equal width.
+
+A codebook is a matrix of at most MAX_WIDTH columns; a row of coordinates that is longer is cut into blocks, and
+block b of codeword i is row (i + offset_b) mod K of the codebook.  With signs of its own for every coordinate that has
+the law of a longer codeword, and the codebook stays small however many coordinates a stage owns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...kernels import Backend
+
+MAX_WIDTH = 512  # columns of a codebook; a multiple of 8, the normals in one counter
+STEP = 40503  # odd, so that the blocks of a codeword take distinct rows of a codebook of 2^m rows
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows of coordinates: row r owns coordinates bounds[r] to bounds[r + 1].
+
+    bounds  int64 [R + 1], ascending from 0 to d
+    """
+
+    bounds: Tensor
+
+    @property
+    def lengths(self) -> Tensor:
+        """Coordinates of each row, int64 [R]."""
+        return self.bounds.diff()
+
+    @property
+    def blocks(self) -> int:
+        """Blocks into which each row is cut."""
+        return max(1, -(-int(self.lengths.max()) // MAX_WIDTH))
+
+    @property
+    def width(self) -> int:
+        """Columns of one block."""
+        return max(1, -(-int(self.lengths.max()) // self.blocks))
+
+    def positions(self) -> Tensor:
+        """Where each coordinate lies in the padded matrix, flattened: int64 [d]."""
+        lengths = self.lengths
+        skipped = torch.arange(len(lengths)) * (self.width * self.blocks) - self.bounds[:-1]
+        return torch.arange(int(self.bounds[-1])) + torch.repeat_interleave(skipped, lengths)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """x float32 [d] as zero-padded blocks, float32 [R, blocks, width]."""
+        rows, row = len(self.bounds) - 1, self.width * self.blocks
+        if rows * row == len(x):
+            return x.view(rows, self.blocks, self.width)
+        padded = torch.zeros(rows * row, device=x.device)
+        padded[self.positions().to(x.device)] = x
+        return padded.view(rows, self.blocks, self.width)
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """The inverse of `pad`: [R, blocks, width] -> [d]."""
+        if padded.numel() == int(self.bounds[-1]):
+            return padded.reshape(-1)
+        return padded.reshape(-1)[self.positions().to(padded.device)]
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """`size` Gaussian codewords for the rows of a layout, drawn from Philox (key, stream)."""
+
+    backend: Backend
+    key: int
+    stream: int
+    size: int
+    blocks: int
+    width: int
+
+    def matrix(self) -> Tensor:
+        """All rows, float32 [size, width]."""
+        rows = torch.arange(self.size, device=self.backend.device)
+        return self.backend.normal_rows(self.key, self.stream, rows, self.width, MAX_WIDTH // 8)
+
+    def offsets(self) -> Tensor:
+        """Row offset of each block, int64 [blocks]."""
+        return torch.arange(self.blocks, device=self.backend.device) * STEP
+
+    def scores(self, matrix: Tensor, blocks: Tensor) -> Tensor:
+        """<mu_r, z_i> for all codewords: blocks float32 [R, blocks, width] -> float32 [R, size]."""
+        total = self.backend.codebook_scores(matrix, blocks[:, 0])
+        for b in range(1, self.blocks):
+            part = self.backend.codebook_scores(matrix, blocks[:, b])
+            shift = b * STEP % self.size
+            total[:, : self.size - shift] += part[:, shift:]
+            total[:, self.size - shift :] += part[:, :shift]
+        return total
+
+    def codewords(self, index: Tensor, matrix: Tensor | None = None) -> Tensor:
+        """Codewords int64 [R] -> float32 [R, blocks, width], without drawing the rest of the codebook."""
+        rows = ((index[:, None] + self.offsets()) % self.size).reshape(-1)
+        if matrix is not None:
+            drawn = matrix[rows]
+        else:
+            drawn = self.backend.normal_rows(self.key, self.stream, rows, self.width, MAX_WIDTH // 8)
+        return drawn.view(len(index), self.blocks, self.width)

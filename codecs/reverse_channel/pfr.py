@@ -1,0 +1,296 @@
+"""Poisson functional representation in chunks: the coder of the DiffC paper, searched by matrix products.
+
+reverse_channel.md, section 2.  The coordinates are dealt to chunks of equal expected KL; per chunk, candidates z_i ~ p
+arrive at times t_i (a unit Poisson process) and the one of least log t_i - log w_i is sent, w = q / p (Li and El Gamal,
+"Strong functional representation lemma", 2018).  The chunk's candidates are one base codebook with signs of their own
+(scoring="gemm": all chunks of a step are one GEMM), or fresh draws that are never stored (scoring="fused").  The
+codebook of the first form is a constant of (candidates, width) where chunks are wide enough for the signs to make the
+draws unrelated, and a function of the key where they are not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...kernels import Backend
+from . import base
+from .layout import Codebook, Layout
+from .prefix_code import MODELS, IndexCode, IndexModel, index_code
+from .rotation import rotate, rotate_back
+from .trellis_plan import deal
+
+# Streams of the step's key; the round of the search is added to CODEBOOK.
+ROTATION, CODEBOOK, SIGNS, FRESH, TIMES = (tag << 32 for tag in range(16, 21))
+
+ROUND = 1 << 16  # candidates that are scored at once; further ones reuse the codebook with new signs
+CONSTANT_WIDTH = 16  # chunks at least this wide share one constant codebook
+EXACT_PADDING, TRUNCATED_PADDING = 8, 2  # log2 of the candidates beyond the chunk's KL
+MISSED = 1e-4  # exact search ends when this few later candidates are expected to win
+SCORES = 1 << 26  # scores held at once, 256 MiB
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """How a step is split: chunks of `kl` bits each, rows of `layout`; `candidates` per chunk at most."""
+
+    layout: Layout
+    kl: float
+    candidates: int
+    variance: float
+
+    @property
+    def count(self) -> int:
+        """Number of chunks."""
+        return len(self.layout.bounds) - 1
+
+    @property
+    def round(self) -> int:
+        """Candidates per round of the search."""
+        return min(ROUND, self.candidates)
+
+
+@dataclass(frozen=True)
+class PfrCoder:
+    """``get_coder("pfr")``; see base.ReverseChannelCoder for the calls.
+
+    mode         "exact": search until no later candidate is expected to win, or `candidates` are through;
+                 "truncated": the best of exactly `candidates`
+    chunk_bits   largest KL of a chunk in bits, 1 to 24
+    candidates   per chunk at most, 2 to 2^36; None: 2^(chunk KL + 8) exact, 2^(chunk KL + 2) truncated
+    index_model  law that the index code is built for, "tabulated" (that of an exact search) or "zipf"
+    scoring      "gemm": matrix products with a shared codebook; "fused": fresh candidates, generated and scored
+    variance     "calibrated": v = 2^(2 bits / d); "unit": v = 1
+
+    The scheme of the published implementation is mode="truncated", candidates=65536, index_model="zipf".
+    """
+
+    mode: Literal["exact", "truncated"] = "exact"
+    chunk_bits: float = 14.0
+    candidates: int | None = None
+    index_model: IndexModel = "tabulated"
+    scoring: Literal["gemm", "fused"] = "gemm"
+    variance: base.Variance = "calibrated"
+    name = "pfr"
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("exact", "truncated"):
+            raise base.InputError("the mode must be 'exact' or 'truncated'")
+        if not 1 <= self.chunk_bits <= 24:
+            raise base.InputError("a chunk must carry between 1 and 24 bits")
+        if self.candidates is not None and not 2 <= self.candidates <= 1 << 36:
+            raise base.InputError("the number of candidates must lie between 2 and 2^36")
+        if self.index_model not in MODELS:
+            raise base.InputError("the index model must be 'tabulated' or 'zipf'")
+        if self.scoring not in ("gemm", "fused"):
+            raise base.InputError("the scoring must be 'gemm' or 'fused'")
+        if self.variance not in ("calibrated", "unit"):
+            raise base.InputError("the variance must be 'calibrated' or 'unit'")
+
+    def encode(self, mu: base.Vector, bits: float, key: int) -> tuple[bytes, base.Vector]:
+        """See ReverseChannelCoder.encode."""
+        tensor = base.as_tensor(mu)
+        size, bits, key = base.check_step(len(tensor), bits, key)
+        backend = base.backend_for(tensor.device)
+        chunks = self._chunks(size, bits)
+        target = chunks.layout.pad(rotate(tensor, _rotation(backend, size, key)))
+        index = self._search(backend, chunks, target, key)
+        payload = self._code(chunks).encode(index.tolist())
+        return payload, base.as_kind(self._sample(backend, chunks, index, size, key), mu)
+
+    def decode(
+        self, payload: base.Buffer, size: int, bits: float, key: int, *, like: base.Vector | None = None
+    ) -> base.Vector:
+        """See ReverseChannelCoder.decode."""
+        size, bits, key = base.check_step(size, bits, key)
+        chunks = self._chunks(size, bits)
+        indices, used = self._code(chunks).decode(payload, chunks.count)
+        if len(payload) != -(-used // 8):
+            raise base.PayloadError(f"the payload of this step has {-(-used // 8)} bytes, not {len(payload)}")
+        backend = base.backend_for(base.device_of(like))
+        index = torch.tensor(indices, dtype=torch.int64, device=backend.device)
+        return base.as_kind(self._sample(backend, chunks, index, size, key), like)
+
+    def payload_size(self, buffer: base.Buffer, size: int, bits: float, key: int) -> int:
+        """See ReverseChannelCoder.payload_size."""
+        size, bits, key = base.check_step(size, bits, key)
+        chunks = self._chunks(size, bits)
+        return -(-self._code(chunks).decode(buffer, chunks.count)[1] // 8)
+
+    def cost(
+        self, payload: base.Buffer, size: int | None = None, bits: float | None = None, key: int | None = None
+    ) -> int:
+        """Length in bits: of the whole bytes, or without the padding at the end where size and bits are given."""
+        if size is None or bits is None:
+            return 8 * len(payload)
+        size, bits, _ = base.check_step(size, bits, 0 if key is None else key)
+        chunks = self._chunks(size, bits)
+        return self._code(chunks).decode(payload, chunks.count)[1]
+
+    def encode_many(
+        self, mus: Sequence[base.Vector], bits: Sequence[float], keys: Sequence[int]
+    ) -> list[tuple[bytes, base.Vector]]:
+        """`encode` for several steps or images; they share the codebook, which is drawn once."""
+        return [self.encode(*step) for step in base.same_length(mus, bits, keys)]
+
+    def decode_many(
+        self,
+        payloads: Sequence[base.Buffer],
+        sizes: Sequence[int],
+        bits: Sequence[float],
+        keys: Sequence[int],
+    ) -> list[base.Vector]:
+        """`decode` for several steps or images."""
+        return [self.decode(*step) for step in base.same_length(payloads, sizes, bits, keys)]
+
+    def _chunks(self, size: int, bits: float) -> Chunks:
+        count = min(size, math.ceil(bits / self.chunk_bits))
+        kl = bits / count
+        if self.candidates is not None:
+            candidates = self.candidates
+        else:
+            candidates = 1 << math.ceil(kl) + (EXACT_PADDING if self.mode == "exact" else TRUNCATED_PADDING)
+        bounds = torch.from_numpy(deal(size, count))
+        return Chunks(Layout(bounds), kl, candidates, base.variance_of(self.variance, bits, size))
+
+    def _code(self, chunks: Chunks) -> IndexCode:
+        return index_code(self.index_model, chunks.kl, chunks.candidates)
+
+    def _search(self, backend: Backend, chunks: Chunks, target: Tensor, key: int) -> Tensor:
+        """Index of the winning candidate of each chunk, int64 [n]."""
+        v = chunks.variance
+        shrink = 1.0 - 1.0 / v
+        scaled = target * math.sqrt(v)
+        best = torch.full((chunks.count,), -torch.inf, device=backend.device)
+        index = torch.zeros(chunks.count, dtype=torch.int64, device=backend.device)
+        active = torch.arange(chunks.count, device=backend.device)
+        # Moments of ln w under q (nats), for the stopping bound; ln w = score + constant.
+        energy = target.double().square().sum((1, 2))
+        length = chunks.layout.lengths.to(backend.device, torch.float64)
+        constant = 0.5 * (length * math.log(v) - energy)
+        mean = 0.5 * (energy / v - shrink * length + length * math.log(v))
+        spread = (energy / v**2 + 0.5 * shrink**2 * length).clamp(min=1e-12).sqrt()
+        now = 0.0
+        for number, first in enumerate(range(0, chunks.candidates, chunks.round)):
+            count = min(chunks.round, chunks.candidates - first)
+            times = _arrivals(backend, key, number, count, now)
+            now = float(times[-1])
+            log_times = times.log().to(backend.device, torch.float32)
+            if self.scoring == "fused":
+                top, where = backend.fused_pfr(
+                    scaled.view(chunks.count, -1), key, FRESH, first, count, log_times, 0.5 * shrink * v
+                )
+                top, where = top[active], where[active]
+            else:
+                top, where = self._best_of_round(backend, chunks, scaled, active, number, log_times, key)
+            better = top > best[active]
+            index[active] = torch.where(better, where + first, index[active])
+            best[active] = torch.where(better, top, best[active])
+            if self.mode == "exact":
+                # later winners expected: integral over t > now of P_p(w > t / theta), theta = exp(-best) the score to
+                # beat, is at most theta P_q(w > now / theta); ln w is taken as normal
+                log_theta = -(best.double() + constant)[active]
+                tail = torch.special.ndtr(-(math.log(now) - log_theta - mean[active]) / spread[active])
+                active = active[log_theta.exp() * tail > MISSED]
+                if len(active) == 0:
+                    break
+        return index
+
+    def _best_of_round(
+        self,
+        backend: Backend,
+        chunks: Chunks,
+        scaled: Tensor,
+        active: Tensor,
+        number: int,
+        log_times: Tensor,
+        key: int,
+    ) -> tuple[Tensor, Tensor]:
+        """(score, candidate) of the best candidate of one round for each active chunk."""
+        codebook = _codebook(backend, chunks, number, key)
+        matrix = _matrix(backend, codebook)
+        v = chunks.variance
+        width = codebook.blocks * codebook.width
+        tops, wheres = [], []
+        for part in active.split(max(1, SCORES // (chunks.round * codebook.blocks))):
+            signs = backend.sign_rows(key, SIGNS, number * chunks.count + part, width)
+            scores = codebook.scores(matrix, (scaled[part] * signs.view(len(part), codebook.blocks, codebook.width)))
+            if v != 1.0:
+                scores -= 0.5 * (v - 1.0) * _energies(codebook, matrix, chunks.layout, part)
+            top, where = (scores[:, : len(log_times)] - log_times).max(1)
+            tops.append(top)
+            wheres.append(where)
+        return torch.cat(tops), torch.cat(wheres)
+
+    def _sample(self, backend: Backend, chunks: Chunks, index: Tensor, size: int, key: int) -> Tensor:
+        """The sample that the indices int64 [n] stand for, float32 [d]."""
+        layout, chunk = chunks.layout, torch.arange(chunks.count, device=backend.device)
+        width = layout.blocks * layout.width
+        if self.scoring == "fused":
+            z = backend.normal_rows(key, FRESH, index * chunks.count + chunk, width)
+        else:
+            number, row = index // chunks.round, index % chunks.round
+            z = backend.sign_rows(key, SIGNS, number * chunks.count + chunk, width)
+            for r in torch.unique(number).tolist():
+                here = number == r
+                words = _codebook(backend, chunks, r, key).codewords(row[here])
+                z[here] *= words.view(-1, width)
+        flat = layout.unpad(z.view(chunks.count, layout.blocks, layout.width))
+        return rotate_back(flat * math.sqrt(chunks.variance), _rotation(backend, size, key))
+
+
+def _rotation(backend: Backend, size: int, key: int) -> Tensor:
+    return backend.sign_rows(key, ROTATION, torch.zeros(1, dtype=torch.int64, device=backend.device), size)[0]
+
+
+def _codebook(backend: Backend, chunks: Chunks, number: int, key: int) -> Codebook:
+    """The codebook of one round: a constant for wide chunks, fresh for narrow ones, where signs are too few."""
+    layout = chunks.layout
+    if layout.width * layout.blocks >= CONSTANT_WIDTH:
+        return Codebook(backend, 0, CODEBOOK, chunks.round, layout.blocks, layout.width)
+    return Codebook(backend, key, CODEBOOK + number, chunks.round, layout.blocks, layout.width)
+
+
+@lru_cache(maxsize=1)
+def _constant_matrix(name: str, device: torch.device, size: int, width: int) -> Tensor:
+    backend = base.backend_for(device)
+    assert backend.name == name
+    return Codebook(backend, 0, CODEBOOK, size, 1, width).matrix()
+
+
+def _matrix(backend: Backend, codebook: Codebook) -> Tensor:
+    """The codebook's matrix; the constant one is drawn once (at most 128 MiB)."""
+    if codebook.key == 0 and codebook.stream == CODEBOOK:
+        width = -(-codebook.width // 64) * 64
+        return _constant_matrix(backend.name, backend.device, codebook.size, width)[:, : codebook.width]
+    return codebook.matrix()
+
+
+def _energies(codebook: Codebook, matrix: Tensor, layout: Layout, part: Tensor) -> Tensor:
+    """|z_i|^2 over the coordinates of the chunks `part`, float32 [len(part), candidates]."""
+    distinct, where = torch.unique(layout.lengths, return_inverse=True)
+    column = torch.arange(layout.blocks * layout.width).view(1, layout.blocks, layout.width)
+    owned = (column < distinct[:, None, None]).to(matrix)
+    return codebook.scores(matrix.square(), owned)[where.to(matrix.device)[part]]
+
+
+def _arrivals(backend: Backend, key: int, number: int, count: int, now: float) -> Tensor:
+    """Arrival times after `now`, float64 [count]; only the encoder needs them."""
+    counters = torch.arange(-(-count // 4), dtype=torch.int64, device=backend.device)
+    words = backend.random_words(key, TIMES + number, counters).cpu().numpy().reshape(-1)[:count]
+    return torch.from_numpy(now + np.cumsum(-np.log((words + 0.5) / 2.0**32)))
+
+
+def make(**options: Any) -> PfrCoder:
+    """The coder with `options`; raises InputError for an unknown one."""
+    unknown = set(options) - set(PfrCoder.__dataclass_fields__)
+    if unknown:
+        raise base.InputError(f"the pfr coder has no option {sorted(unknown)[0]!r}")
+    return PfrCoder(**options)

@@ -1,0 +1,116 @@
+"""The CPU backend: NumPy and torch code that defines what every kernel means.
+
+Also the fallback on a CUDA device without CuPy: the same arithmetic as torch operations on that device.  Shared
+randomness is bit-identical everywhere; scores may differ in rounding, which only moves the encoder's choice.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .base import KernelError
+from .normal import normal_table, normal_table_on
+from .philox import philox_numpy, philox_torch, split64
+from .trellis import search_many
+
+BLOCK = 1 << 12  # counters per NumPy pass: 6 x 32 KiB of state stays in the second-level cache
+TILE = 1 << 24  # floats per candidate tile of the fused search, 64 MiB
+
+
+class CpuBackend:
+    """Backend of base.py on the CPU, or on any torch device by the same operations."""
+
+    name = "cpu"
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+
+    def random_words(self, key: int, stream: int, counters: Tensor) -> Tensor:
+        """See Backend.random_words."""
+        if self.device.type != "cpu":
+            return self._words_on_device(key, stream, counters).T
+        words = _words(key, stream, counters.numpy().astype(np.uint64))
+        return torch.from_numpy(words.astype(np.int64))
+
+    def normal_rows(self, key: int, stream: int, rows: Tensor, width: int, pitch: int | None = None) -> Tensor:
+        """See Backend.normal_rows."""
+        per_row = -(-width // 8)
+        counters = _row_counters(rows, per_row, pitch)
+        if self.device.type != "cpu":
+            words = self._words_on_device(key, stream, counters).T.reshape(len(rows), -1)
+            halves = torch.stack([words & 0xFFFF, words >> 16], 2).reshape(len(rows), -1)
+            return normal_table_on(self.device)[halves[:, :width]]
+        integers = _words(key, stream, counters.numpy().astype(np.uint64)).view("<u2").reshape(len(rows), per_row * 8)
+        return torch.from_numpy(normal_table().take(integers[:, :width]))
+
+    def sign_rows(self, key: int, stream: int, rows: Tensor, width: int) -> Tensor:
+        """See Backend.sign_rows."""
+        per_row = -(-width // 128)
+        counters = _row_counters(rows, per_row, None)
+        if self.device.type != "cpu":
+            words = self._words_on_device(key, stream, counters).T.reshape(len(rows), -1, 1)
+            bits = (words >> torch.arange(32, device=self.device)) & 1
+            return 1 - 2 * bits.reshape(len(rows), -1)[:, :width].float()
+        words = _words(key, stream, counters.numpy().astype(np.uint64)).view(np.uint8).reshape(len(rows), -1)
+        bits = np.unpackbits(words, axis=1, count=width, bitorder="little")
+        return torch.from_numpy(np.array([1, -1], np.float32).take(bits))
+
+    def codebook_scores(self, codebook: Tensor, mu: Tensor) -> Tensor:
+        """See Backend.codebook_scores."""
+        return mu @ codebook.T
+
+    def fused_pfr(
+        self, mu: Tensor, key: int, stream: int, first: int, count: int, log_times: Tensor, energy: float
+    ) -> tuple[Tensor, Tensor]:
+        """See Backend.fused_pfr."""
+        n, width = mu.shape
+        best = torch.full((n,), -torch.inf, device=self.device)
+        index = torch.zeros(n, dtype=torch.int64, device=self.device)
+        step = max(1, TILE // (n * width))
+        chunks = torch.arange(n, device=self.device)
+        for start in range(0, count, step):
+            tile = torch.arange(start, min(start + step, count), device=self.device)
+            rows = ((tile[:, None] + first) * n + chunks).reshape(-1)
+            z = self.normal_rows(key, stream, rows, width).reshape(len(tile), n, width)
+            score = (z * mu).sum(2) - energy * (z * z).sum(2) - log_times[tile, None]
+            top, where = score.max(0)
+            better = top > best
+            best, index = torch.where(better, top, best), torch.where(better, tile[where], index)
+        return best, index
+
+    def trellis_search(
+        self, scores: Tensor, lengths: Tensor, labels: Tensor, constraint_length: int, k: int, flush: int
+    ) -> tuple[Tensor, Tensor]:
+        """See Backend.trellis_search."""
+        arrays = (x.cpu().numpy() for x in (scores, lengths, labels))
+        path, metric = search_many(*arrays, constraint_length, k, flush, torch.get_num_threads())
+        return torch.from_numpy(path).to(self.device), torch.from_numpy(metric).to(self.device)
+
+    def _words_on_device(self, key: int, stream: int, counters: Tensor) -> Tensor:
+        low, high = split64(stream)
+        position = [counters & 0xFFFFFFFF, counters >> 32]
+        rest = [torch.full_like(counters, low), torch.full_like(counters, high)]
+        return philox_torch(torch.stack(position + rest), split64(key))
+
+
+def _row_counters(rows: Tensor, per_row: int, pitch: int | None) -> Tensor:
+    """Counters int64 [R * per_row] of whole rows."""
+    if pitch is not None and pitch < per_row:
+        raise KernelError(f"a pitch of {pitch} counters cannot hold rows of {per_row} counters")
+    return (rows[:, None] * (pitch or per_row) + torch.arange(per_row, device=rows.device)).reshape(-1)
+
+
+def _words(key: int, stream: int, counters: np.ndarray) -> np.ndarray:
+    """Philox words of counters uint64 [N], as little-endian uint32 [N, 4]."""
+    low, high = split64(stream)
+    out = np.empty((len(counters), 4), "<u4")
+    for start in range(0, len(counters), BLOCK):
+        part = counters[start : start + BLOCK]
+        block = np.empty((4, len(part)), np.uint32)
+        block[0] = part & np.uint64(0xFFFFFFFF)
+        block[1] = part >> np.uint64(32)
+        block[2], block[3] = low, high
+        out[start : start + BLOCK] = philox_numpy(block, split64(key)).T
+    return out
