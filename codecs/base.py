@@ -17,6 +17,10 @@ class CodecError(ValueError):
     """A stream or image that a codec cannot handle; its message is one sentence meant for the user."""
 
 
+class ModelMismatch(CodecError):
+    """The stream was written with another model than the one loaded."""
+
+
 @dataclass(frozen=True)
 class Header:
     """What a decoder must know before the first segment.
@@ -39,14 +43,20 @@ class Header:
 class Stream:
     """An encoded image: a header and its segments, in the order in which they refine the image.
 
-    `note` says what is missing when the stream was read from a cut or damaged file, else it is empty; it is not
-    written.  `native` marks a complete file of a foreign format (JPEG, PNG, ...) that gets no container around it.
+    `total` is the number of segments the file announces when it holds fewer because it was cut; `note` then says what
+    is missing.  Neither is written.  `native` marks a complete file of a foreign format (JPEG, PNG, ...) that gets no container around it.
     """
 
     header: Header
     segments: tuple[bytes, ...]
     native: bool = False
+    total: int | None = None
     note: str = field(default="", compare=False)
+
+    @property
+    def announced(self) -> int:
+        """Number of segments of the whole stream, missing ones included."""
+        return len(self.segments) if self.total is None else self.total
 
     @property
     def payload_bits(self) -> int:
@@ -91,14 +101,16 @@ def codec_names() -> list[str]:
     return sorted(_REGISTRY)
 
 
+def codec_class(name: str) -> Callable[..., Codec]:
+    """The class registered as `name`; raises CodecError."""
+    if name not in codec_names():
+        raise CodecError(f"unknown codec {name!r}; available: {', '.join(codec_names())}")
+    return _REGISTRY[name]
+
+
 def get_codec(name: str, **options: Any) -> Codec:
     """The codec called `name`, built with `options` (e.g. ``model=load_model(folder)`` for diffc and uqdm)."""
-    from . import load_builtin
-
-    load_builtin()
-    if name not in _REGISTRY:
-        raise CodecError(f"unknown codec {name!r}; available: {', '.join(sorted(_REGISTRY))}")
-    return _REGISTRY[name](**options)
+    return codec_class(name)(**options)
 
 
 def check_image(image: torch.Tensor) -> torch.Tensor:
@@ -108,3 +120,13 @@ def check_image(image: torch.Tensor) -> torch.Tensor:
     if image.shape[1] == 0 or image.shape[2] == 0:
         raise CodecError("an image must have at least one pixel")
     return image
+
+
+def check_model(header: Header, codec: str, fingerprint: bytes) -> None:
+    """Raise unless the stream with `header` was written by `codec` with the model of that fingerprint."""
+    if header.codec != codec:
+        raise CodecError(f"this is a {header.codec} stream, not one of {codec}")
+    if header.fingerprint != fingerprint:
+        raise ModelMismatch(
+            f"the file was written with model {header.fingerprint.hex()}, but the model loaded is {fingerprint.hex()}"
+        )

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import binascii
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .base import CodecError, Header, Stream
+from .base import CodecError, Header, ModelMismatch, Stream
 
 MAGIC = b"\xd1\xf5"
 VERSION = 1
@@ -28,7 +28,8 @@ MAX_SEGMENTS = 4096
 _CODECS = {"diffc": (1, 2), "uqdm": (2, 1), "bitsback": (3, 4)}
 _NAMES = {number: name for name, (number, _) in _CODECS.items()}
 
-SegmentSize = Callable[[Header, int, memoryview], int]
+# (header, announced number of segments, segments before, rest of the file) -> bytes of the next segment
+SegmentSize = Callable[[Header, int, Sequence[bytes], memoryview], int]
 
 
 class NotOurFile(CodecError):
@@ -61,11 +62,11 @@ def write(stream: Stream, codec: Any = None) -> bytes:
     if len(stream.segments) > MAX_SEGMENTS:
         raise CodecError(f"a file holds at most {MAX_SEGMENTS} segments, not {len(stream.segments)}")
     head = MAGIC + bytes([VERSION << 4 | number]) + header.fingerprint
-    head += _varint(header.height) + _varint(header.width) + _varint(len(stream.segments)) + header.params
+    head += varint(header.height) + varint(header.width) + varint(len(stream.segments)) + header.params
     bare = hasattr(codec, "segment_size")
     out, group = bytearray(head), bytearray()
     for index, segment in enumerate(stream.segments):
-        group += segment if bare else _varint(len(segment)) + segment
+        group += segment if bare else varint(len(segment)) + segment
         if len(group) >= GROUP_BYTES or index == len(stream.segments) - 1:
             out += group + _checksum(head, group)
             group.clear()
@@ -87,9 +88,9 @@ def peek(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[Header, int, int
         raise CodecError("the file's header is damaged, or was written by an unknown codec")
     name = _NAMES[number]
     try:
-        height, offset = _read_varint(data, 7)
-        width, offset = _read_varint(data, offset)
-        count, offset = _read_varint(data, offset)
+        height, offset = read_varint(data, 7)
+        width, offset = read_varint(data, offset)
+        count, offset = read_varint(data, offset)
     except Truncated:
         raise CodecError("the file ends inside its header") from None
     end = offset + _CODECS[name][1]
@@ -113,11 +114,13 @@ def read(data: bytes, codec: Any = None, *, max_pixels: int = MAX_PIXELS) -> Str
     for index in range(count):
         try:
             if size_of is None:
-                size, begin = _read_varint(view, position)
+                size, begin = read_varint(view, position)
             else:
-                size, begin = size_of(header, index, view[position:]), position
+                size, begin = size_of(header, count, segments, view[position:]), position
         except Truncated:
             return _cut(stream, segments, count)
+        except ModelMismatch:
+            raise
         except CodecError as error:
             raise _damage(stream, segments, good, count, str(error)) from error
         if begin + size > len(data):
@@ -146,14 +149,14 @@ def _cut(stream: Stream, segments: list[bytes], count: int) -> Stream:
     if not segments:
         raise CodecError("the file is cut before the end of its first segment")
     note = f"the file is cut: {len(segments)} of {count} segments are whole"
-    return replace(stream, segments=tuple(segments), note=note)
+    return replace(stream, segments=tuple(segments), total=count, note=note)
 
 
 def _damage(stream: Stream, segments: list[bytes], good: int, count: int, why: str = "wrong checksum") -> DamagedFile:
     last = max(len(segments), good + 1)
     span = f"segment {last}" if last == good + 1 else f"segments {good + 1} to {last}"
     where = f"header or {span}" if good == 0 else span
-    rest = replace(stream, segments=tuple(segments[:good]), note=f"{good} of {count} segments are good")
+    rest = replace(stream, segments=tuple(segments[:good]), total=count, note=f"{good} of {count} segments are good")
     return DamagedFile(f"the file is damaged in {where} of {count} ({why})", rest)
 
 
@@ -163,7 +166,7 @@ def _checksum(head: bytes, group: bytes | bytearray) -> bytes:
     return binascii.crc_hqx(group, binascii.crc_hqx(head, 0xFFFF)).to_bytes(2, "little")
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
     """LEB128: seven bits a byte, least significant first, high bit set on all but the last."""
     out = bytearray()
     while value > 127:
@@ -172,7 +175,7 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _read_varint(data: bytes | memoryview, offset: int) -> tuple[int, int]:
+def read_varint(data: bytes | memoryview, offset: int) -> tuple[int, int]:
     value = 0
     for count in range(5):
         if offset >= len(data):

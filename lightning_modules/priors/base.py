@@ -7,8 +7,10 @@ integers that can be written down in a file, whatever the model.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 
@@ -16,11 +18,15 @@ from torch import Tensor
 class Prior(Protocol):
     """A diffusion model seen as a prior over images (all tensors batched, on the prior's device).
 
+    folder       where the model was read from; a calibration (calibration.json) lies there
+    device       where tensors live
     num_levels   number of noise levels; level 0 is clean data, level `num_levels` the noisiest
     fingerprint  4 bytes that change with configuration, weights and calibration
     lossless     whether decode(encode(image)) == image, so that a final exact segment makes sense
     """
 
+    folder: Path
+    device: torch.device
     num_levels: int
     fingerprint: bytes
     lossless: bool

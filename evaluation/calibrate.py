@@ -1,0 +1,114 @@
+"""Choose a prior's noise levels: measure its error on photos, then find the cheapest way down.
+
+`measure` needs one network evaluation per level and image; `shortest_path` is algorithm 3 of Vonderfecht and Liu 2025
+with a price per network evaluation, over the exact cost of a step as codecs/calibration.py defines it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..codecs.calibration import snr_gain
+from ..lightning_modules.gaussian import diffuse
+from ..lightning_modules.priors.base import Prior
+
+
+def measure(
+    prior: Prior, images: Iterable[Tensor], levels: Sequence[int], tick: Callable[[], None] = lambda: None
+) -> NDArray[np.float64]:
+    """Mean squared error of x0_hat per dimension, [images, levels], at noisy versions of uint8 images [3, H, W].
+
+    The first of `levels` stands for pure noise.  Noise is drawn once per image, from its own seed.
+    """
+    rows = []
+    for number, image in enumerate(images):
+        x0 = prior.encode(image[None])
+        noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(number)).to(x0)
+        row = []
+        for position, level in enumerate(levels):
+            z = diffuse(x0, prior.log_snr(level) if position else -math.inf, noise)
+            row.append(float((prior.denoise(z, level) - x0).double().square().mean()))
+            tick()
+        rows.append(row)
+    return np.array(rows)
+
+
+def step_costs(log_snr: Sequence[float], mse: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bits per dimension of the step from level i to level j > i, [levels, levels], averaged over images.
+
+    log_snr  of the levels, noisiest first (-inf for pure noise); mse [images, levels] as measured at them
+    """
+    count = len(log_snr)
+    costs = np.full((count, count), np.inf)
+    for i in range(count):
+        for j in range(i + 1, count):
+            costs[i, j] = float(np.mean(0.5 * np.log2(1 + snr_gain(log_snr[j], log_snr[i]) * mse[:, i])))
+    return costs
+
+
+def shortest_path(costs: NDArray[np.float64], price: float) -> list[int]:
+    """Indices 0 .. n - 1 of the levels visited, first and last included, that minimise cost + price per step."""
+    count = len(costs)
+    best, came = np.full(count, np.inf), np.zeros(count, dtype=int)
+    best[0] = 0.0
+    for j in range(1, count):
+        totals = best[:j] + costs[:j, j] + price
+        came[j] = int(np.argmin(totals))
+        best[j] = totals[came[j]]
+    path = [count - 1]
+    while path[-1]:
+        path.append(int(came[path[-1]]))
+    return path[::-1]
+
+
+def choose_price(costs: NDArray[np.float64], steps: int, rate: float) -> float:
+    """The price at which the path first spends `rate` bits per dimension after about `steps` steps."""
+    low, high = 1e-7, 10.0
+    for _ in range(60):
+        price = math.sqrt(low * high)
+        path = shortest_path(costs, price)
+        spent = np.cumsum([costs[i, j] for i, j in zip(path, path[1:], strict=False)])
+        if int(np.searchsorted(spent, rate)) + 1 > steps:
+            low = price
+        else:
+            high = price
+    return high
+
+
+def calibrate(
+    prior: Prior,
+    images: Sequence[Tensor],
+    presets: dict[str, int],
+    *,
+    rate: float = 1 / 3,
+    stride: int = 4,
+    last: int = 1,
+    tick: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """The calibration table of `prior`.
+
+    presets  name -> network evaluations until `rate` bits per dimension are spent
+    stride   distance of the levels considered, ending with level `last`
+    """
+    levels = [prior.num_levels, *range(prior.num_levels - stride, last, -stride), last]
+    mse = measure(prior, images, levels, tick)
+    log_snr = [-math.inf, *(prior.log_snr(level) for level in levels[1:])]
+    costs = step_costs(log_snr, mse)
+    table = []
+    for name, steps in presets.items():
+        path = shortest_path(costs, choose_price(costs, steps, rate))
+        table.append(
+            {
+                "name": name,
+                "levels": [levels[i] for i in path[1:]],
+                "mse": [float(f"{mse[:, i].mean():.5g}") for i in path[:-1]],
+            }
+        )
+    return {"images": len(images), "presets": table}

@@ -1,0 +1,153 @@
+"""Pixel-space priors: networks that denoise the image itself, without an autoencoder in front.
+
+:class:`DenoiserPrior` is the shipped noise-conditional denoiser, :class:`UNet2DPrior` any diffusers ``UNet2DModel``
+(a model folder or a DDPM/DDIM pipeline folder).  The VDM score network has its own module, vdm.py.
+
+    python -m diffpress.lightning_modules.priors.pixel runs/.../last.ckpt checkpoints/diffc-pixel
+
+writes the averaged weights of a training checkpoint as a model folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...data.tiling import apply_tiled, crop, pad_to_multiple
+from ..gaussian import x0_from_eps, x0_from_v
+from ..networks.denoiser import Denoiser
+from .fingerprint import ModelError, fingerprint, read_json
+
+
+class PixelPrior(ABC):
+    """What pixel-space priors share: x0 is the image in [-1, 1], padded to what the network divides by.
+
+    folder    where the model was read from; the calibration beside the weights is looked up there
+    device    where tensors live
+    multiple  height and width the network accepts are multiples of this
+    """
+
+    lossless = True
+    num_levels = 1000
+
+    def __init__(self, folder: Path, device: torch.device, multiple: int) -> None:
+        self.folder, self.device, self.multiple = folder, device, multiple
+        self.fingerprint = fingerprint(folder)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """float32 [B, 3, h, w] in [-1, 1] of uint8 [B, 3, H, W], edge-replicated to the next multiple."""
+        return pad_to_multiple(image.to(self.device), self.multiple).float() / 127.5 - 1
+
+    def decode(self, x0: Tensor, size: tuple[int, int]) -> Tensor:
+        """uint8 [B, 3, H, W], rounded, of x0 [B, 3, h, w]; `size` = (H, W)."""
+        return crop(x0, size).add(1).mul(127.5).round().clamp(0, 255).byte()
+
+    def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """(3, h, w) of x0 for an image of (H, W) = `size`."""
+        height, width = (-(-side // self.multiple) * self.multiple for side in size)
+        return 3, height, width
+
+    @abstractmethod
+    def log_snr(self, step: int) -> float:
+        """log-SNR of level `step`, 0 (clean) to num_levels (noisiest)."""
+
+    @abstractmethod
+    def denoise(self, z: Tensor, step: int) -> Tensor:
+        """x0_hat [B, 3, h, w] of z [B, 3, h, w] at level `step`."""
+
+
+class DenoiserPrior(PixelPrior):
+    """The shipped prior: levels evenly spaced in log-SNR over the range that the network was trained for.
+
+    tile     side in pixels above which the network runs piece by piece, so that any photo fits in memory
+    overlap  context of each piece: the network's receptive field is within it, so tiling does not show
+    """
+
+    def __init__(
+        self, folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
+        tile: int = 1536, overlap: int = 192,
+    ) -> None:
+        network = Denoiser.from_pretrained(folder, local_files_only=True, torch_dtype=dtype, low_cpu_mem_usage=False)
+        self.network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        super().__init__(folder, torch.device(device), network.multiple)
+        self.tile, self.overlap = tile, overlap
+        self.clean, self.noisy = read_json(folder / "prior.json")["log_snr"]
+
+    def log_snr(self, step: int) -> float:
+        return self.clean + (self.noisy - self.clean) * step / self.num_levels
+
+    @torch.inference_mode()
+    def denoise(self, z: Tensor, step: int) -> Tensor:
+        level = torch.full((len(z),), self.log_snr(step), device=z.device)
+
+        def network(piece: Tensor) -> Tensor:
+            return self.network(piece.contiguous(memory_format=torch.channels_last), level)
+
+        return apply_tiled(network, z, self.tile, self.overlap).clamp(-1, 1).contiguous()
+
+
+class UNet2DPrior(PixelPrior):
+    """A diffusers ``UNet2DModel`` with its scheduler: epsilon-, sample- or v-prediction over 1000 (or so) levels.
+
+    Level t counts from 1 and uses ``alphas_cumprod[t - 1]``, the model's own timestep t - 1.
+    """
+
+    def __init__(
+        self, folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        from diffusers import DDPMScheduler, UNet2DModel
+
+        pipeline = (folder / "model_index.json").is_file()
+        network = UNet2DModel.from_pretrained(
+            folder / "unet" if pipeline else folder, local_files_only=True, torch_dtype=dtype, low_cpu_mem_usage=False
+        )
+        settings = folder / "scheduler" if pipeline else folder
+        if not (settings / "scheduler_config.json").is_file():
+            raise ModelError(f"{folder} has no scheduler_config.json, which says the model's noise levels")
+        scheduler = DDPMScheduler.from_pretrained(settings, local_files_only=True)
+        if network.config["in_channels"] != 3:
+            raise ModelError(f"{folder} denoises {network.config['in_channels']} channels; an RGB image has 3")
+        self.prediction = scheduler.config["prediction_type"]
+        if self.prediction not in ("epsilon", "sample", "v_prediction"):
+            raise ModelError(f"{folder} has the unknown prediction type {self.prediction!r}")
+        self.alphas_cumprod = scheduler.alphas_cumprod.double()
+        self.num_levels = len(self.alphas_cumprod)
+        self.dtype = dtype
+        self.network = network.to(device).eval().requires_grad_(False)
+        super().__init__(folder, torch.device(device), 2 ** (len(network.config["block_out_channels"]) - 1))
+
+    def log_snr(self, step: int) -> float:
+        if step == 0:
+            return float("inf")
+        return float(torch.logit(self.alphas_cumprod[step - 1]))
+
+    @torch.inference_mode()
+    def denoise(self, z: Tensor, step: int) -> Tensor:
+        output = self.network(z.to(self.dtype), step - 1).sample.float()
+        level = self.log_snr(step)
+        if self.prediction == "epsilon":
+            output = x0_from_eps(z, output, level)
+        elif self.prediction == "v_prediction":
+            output = x0_from_v(z, output, level)
+        return output.clamp(-1, 1)
+
+
+def export(checkpoint: Path, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write the weights of a DenoiserTraining checkpoint (averaged, where it holds an average) as a model folder."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    settings = state["hyper_parameters"]
+    network = Denoiser(*(settings[key] for key in ("widths", "blocks", "embedding")))
+    # Lightning's weight averaging stores the average as the checkpoint's main weights
+    weights = {k.removeprefix("network."): v for k, v in state["state_dict"].items() if k.startswith("network.")}
+    network.load_state_dict(weights)
+    torch.nn.Module.to(network, dtype).save_pretrained(folder)
+    (folder / "prior.json").write_text(json.dumps({"log_snr": list(reversed(settings["log_snr_range"]))}) + "\n")
+
+
+if __name__ == "__main__":
+    export(Path(sys.argv[1]), Path(sys.argv[2]))
