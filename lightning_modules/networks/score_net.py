@@ -15,6 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..gaussian import alpha_sigma
+
+DATA_STD = 0.5  # of natural images in [-1, 1]
+
 
 @dataclass
 class ScoreNetConfig:
@@ -30,6 +34,8 @@ class ScoreNetConfig:
     use_fourier_features  append sin and cos of 2 pi 2^n z, n = 5, 6, to the input (VDM, appendix C)
     use_detail_features   append asinh of (z - local mean of z) / sigma to the input: where the noise is far below the
                           image's contrast it reaches the network at unit scale and need not be amplified by learning
+    preconditioned        predict what is missing from the best linear estimate of x (Karras et al. 2022, eq. 7) instead
+                          of eps - z: the untrained network then denoises linearly, whatever the noise level
     dropout_prob          dropout inside residual blocks, during training
     patch_size            1: full resolution; p: the network works on p x p space-to-depth patches
     gamma_min, gamma_max  -log_snr that conditioning maps to 0 and 1
@@ -44,6 +50,7 @@ class ScoreNetConfig:
     mid_attention: bool = True
     use_fourier_features: bool = True
     use_detail_features: bool = False
+    preconditioned: bool = False
     dropout_prob: float = 0.0
     patch_size: int = 1
     gamma_min: float = -12.3
@@ -141,7 +148,8 @@ class UpDownBlock(nn.Module):
 class ScoreNet(nn.Module):
     """eps_hat(z, log_snr), with a positive scale factor per sample if `predict_scale`.
 
-    The last layer starts at zero: an untrained network returns eps_hat = z and scale = 1.
+    The last layer starts at zero: an untrained network returns eps_hat = z (the best linear estimate, if
+    preconditioned) and scale = 1.
     """
 
     def __init__(self, config: ScoreNetConfig, predict_scale: bool) -> None:
@@ -203,6 +211,15 @@ class ScoreNet(nn.Module):
         if c.patch_size > 1:
             h = F.pixel_shuffle(h, c.patch_size)
         if not self.predict_scale:
-            return z + h, None
-        eps, raw_scale = h.chunk(2, dim=1)
-        return z + eps, F.softplus(raw_scale + math.log(math.expm1(1.0)))  # 1 where the layer is still zero
+            return self._eps(z, h, log_snr), None
+        h, raw_scale = h.chunk(2, dim=1)
+        return self._eps(z, h, log_snr), F.softplus(raw_scale + math.log(math.expm1(1.0)))  # 1 where h is still zero
+
+    def _eps(self, z: Tensor, h: Tensor, log_snr: Tensor) -> Tensor:
+        """eps_hat from the last layer's output h."""
+        if not self.config.preconditioned:
+            return z + h
+        # x_hat = c_skip z / alpha + c_out h with the coefficients of Karras et al. 2022, solved for eps_hat
+        alpha, sigma = alpha_sigma(log_snr[:, None, None, None])
+        total = sigma**2 + (alpha * DATA_STD) ** 2
+        return sigma / total * z - alpha * DATA_STD / total.sqrt() * h
