@@ -64,16 +64,19 @@ def search(
     metrics[0] = UNREACHED
     metrics[0, 0] = 0
     branch = np.empty(symbols * states, np.float32)
-    for j in range(stages):
-        below = states >> k * (j % digits + 1)  # number of states that differ in less significant digits only
-        np.take(scores[j], labels, out=branch, mode="clip")
+    views = []
+    for digit in range(digits):
+        below = states >> k * (digit + 1)  # number of states that differ in less significant digits only
+        ring = metrics.reshape(stages + 1, -1, symbols, below)
         grid = branch.reshape(symbols, -1, symbols, below)  # [w, more significant digits, u, less significant digits]
-        old = metrics[j].reshape(-1, symbols, below)
-        grid += old.transpose(1, 0, 2)[:, :, None]
-        new = metrics[j + 1].reshape(-1, symbols, below)
-        np.max(grid, axis=0, out=new)
+        views.append((grid, ring.transpose(0, 2, 1, 3)[:, :, :, None], ring))
+    for j in range(stages):
+        grid, old, new = views[j % digits]
+        scores[j].take(labels, out=branch, mode="clip")
+        np.add(grid, old[j], out=grid)
+        np.maximum.reduce(grid, axis=0, out=new[j + 1])
         if j >= stages - flush:
-            new[:, 1:] = UNREACHED
+            new[j + 1][:, 1:] = UNREACHED
     final = int(metrics[stages].argmax())
     return _trace_back(scores, labels, metrics, final, k), metrics[stages, final]
 

@@ -33,13 +33,13 @@ class TrellisCoder:
 
     constraint_length  L, bits of the register, 4 <= L <= 20, a multiple of k; None: the largest that keeps a step cheap
     k                  bits per stage: 1, 2 or 4
-    labels             distinct codewords of a stage, a power of two; the 2^(L + k) branches share them
+    labels             codewords of a stage, a power of two, in antipodal pairs; the 2^(L + k) branches share them
     variance           "calibrated": v = 2^(2 bits / d); "unit": v = 1
     """
 
     constraint_length: int | None = None
     k: int = 2
-    labels: int = 1024
+    labels: int = 2048
     variance: base.Variance = "calibrated"
     name = "trellis"
 
@@ -126,7 +126,7 @@ class TrellisCoder:
         return make_plan(size, bits, int(word) / 2.0**32, self.constraint_length, self.k, self.variance)
 
     def _codebook(self, backend: Backend, index: int, layout: Layout, key: int) -> Codebook:
-        return Codebook(backend, key, CODEBOOK + index, self.labels, layout.blocks, layout.width)
+        return Codebook(backend, key, CODEBOOK + index, self.labels // 2, layout.blocks, layout.width)
 
     def _signs(self, backend: Backend, index: int, size: int, key: int) -> Tensor:
         return backend.sign_rows(key, SIGNS + index, torch.zeros(1, dtype=torch.int64, device=backend.device), size)[0]
@@ -148,8 +148,10 @@ class TrellisCoder:
                 matrix = codebook.matrix()
             part = (mu[group.coordinates] * signs[group.coordinates]).mul_(deviation)
             scores = codebook.scores(matrix, group.layout.pad(part))
+            scores = torch.cat([scores, -scores], 1)
             if layer.variance != 1.0:
-                scores -= self._energy(codebook, matrix, group.layout) * (0.5 * (layer.variance - 1.0))
+                energy = self._energy(codebook, matrix, group.layout) * (0.5 * (layer.variance - 1.0))
+                scores.view(len(scores), 2, -1).sub_(energy[:, None])
             rows = group.stage_rows().to(backend.device)
             stages = torch.tensor(group.stages, device=backend.device)
             symbols, _ = backend.trellis_search(
@@ -159,7 +161,7 @@ class TrellisCoder:
         return bytes(payload), self._decode_layer(backend, plan, index, layer, bytes(payload), key)
 
     def _energy(self, codebook: Codebook, matrix: Tensor, layout: Layout) -> Tensor:
-        """|z_i|^2 over the coordinates that each row owns, float32 [R, labels]."""
+        """|z_i|^2 over the coordinates that each row owns, float32 [R, labels / 2]."""
         distinct, where = torch.unique(layout.lengths, return_inverse=True)
         column = torch.arange(layout.blocks * layout.width).view(1, layout.blocks, layout.width)
         owned = (column < distinct[:, None, None]).to(matrix)
@@ -181,8 +183,10 @@ class TrellisCoder:
             start = end
             chosen = path_labels(symbols, plan.constraint_length, self.k, self.labels)
             codebook = self._codebook(backend, index, group.layout, key)
-            few = chosen.numel() * group.layout.blocks < self.labels
-            words = codebook.codewords(chosen.to(backend.device), None if few else codebook.matrix())
+            chosen = chosen.to(backend.device)
+            few = 2 * chosen.numel() * group.layout.blocks < self.labels
+            words = codebook.codewords(chosen % codebook.size, None if few else codebook.matrix())
+            words *= (1.0 - 2.0 * (chosen >= codebook.size))[:, None, None]
             sample[group.coordinates] *= group.layout.unpad(words)
         return sample.mul_(deviation)
 

@@ -23,7 +23,8 @@ FLUSH = 3  # last stages, which shift in no new bits
 LAYER_RATE = 1.0  # bits per coordinate that one layer carries at most
 CODEWORD_BYTES = 128  # a longer layer is cut into codewords of about this many bytes
 GROUP_FLOATS = 1 << 25  # scores held at once, 128 MiB
-RAMP_STAGES = 60  # the early stages that own fewer coordinates are at most this many
+BRANCHES = 6e7  # the automatic constraint length keeps the search of a step within this (about 0.15 s of one core)
+RAMP_STAGES = 20  # the early stages that own fewer coordinates are at most this many
 
 # Bits to spend per bit of KL so that the search delivers the step's KL, at these budgets; linear in between.
 # Measured by benchmarks/rcc.py; see docs/decisions/0010-trellis-coder.md.
@@ -154,12 +155,12 @@ def spend_factor(bits: float) -> float:
 
 
 def automatic_length(spent: float, k: int) -> int:
-    """Constraint length that keeps the search of a step below about 2^27 branches."""
-    for length in (16, 14, 12):
+    """The largest of four constraint lengths that keeps the search of a step within BRANCHES, else the smallest."""
+    for length in (18, 16, 14):
         length -= length % k
-        if spent / k * 2.0 ** (length + k) <= 1.6e8:
-            break
-    return length
+        if spent / k * 2.0 ** (length + k) <= BRANCHES:
+            return length
+    return 12
 
 
 def make_plan(
@@ -198,7 +199,10 @@ def make_plan(
 
 
 def hash_labels(content: Tensor, labels: int) -> Tensor:
-    """Labels of branches int64, by multiplicative hashing (Knuth, TAOCP 3, 6.4): the top bits of a 32-bit product."""
+    """Labels of branches int64, by multiplicative hashing (Knuth, TAOCP 3, 6.4): the top bits of a 32-bit product.
+
+    Labels come in antipodal pairs: label m >= labels / 2 is the negative of codeword m - labels / 2.
+    """
     return ((content * 0x9E3779B1) & 0xFFFFFFFF) >> (32 - (labels.bit_length() - 1))
 
 
