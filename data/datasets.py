@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from copy import copy
 from pathlib import Path
 from typing import Literal
 
@@ -52,6 +53,12 @@ class ImageFolder(Dataset[tuple[str, torch.Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[str, torch.Tensor]:
         return self.names[index], read_image(self.files[index])
+
+    def first(self, count: int) -> ImageFolder:
+        """The same without all but the first `count` images."""
+        part = copy(self)
+        part.files, part.names = self.files[:count], self.names[:count]
+        return part
 
 
 NamedImages = ImageFolder | ImageNet64

@@ -12,6 +12,7 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -86,13 +87,20 @@ class ImageNet64(Dataset[tuple[str, torch.Tensor]]):
     name = "imagenet64"
 
     def __init__(self, data_dir: str | Path) -> None:
-        self.images, self.indices = read_validation(find_folder(data_dir))
+        self.images, indices = read_validation(find_folder(data_dir))
+        self.names = [f"val{index:05d}" for index in indices]
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[str, torch.Tensor]:
-        return f"val{self.indices[index]:05d}", torch.from_numpy(self.images[index])
+        return self.names[index], torch.from_numpy(self.images[index])
+
+    def first(self, count: int) -> ImageNet64:
+        """The same without all but the first `count` images."""
+        part = copy(self)
+        part.images, part.names = self.images[:count], self.names[:count]
+        return part
 
 
 def find_duplicates(folder: Path, progress: Callable[[str], None] = lambda message: None) -> np.ndarray:

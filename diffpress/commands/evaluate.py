@@ -1,0 +1,78 @@
+"""``python evaluate.py``: many codecs on one data set, from files on disk to one report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.progress import Progress, TimeElapsedColumn
+
+from ..data import load_data
+from ..evaluation.compare import evaluate
+from ..evaluation.plots import plot_files
+from ..evaluation.points import parse_specs
+from ..evaluation.results import table_text
+from .batch import DEFAULT_MODELS, run
+
+
+def parser() -> ArgumentParser:
+    """The command line."""
+    p = ArgumentParser(prog="evaluate", description="Measure codecs on a data set, or plot results.")
+    p.add_argument("--codecs", nargs="+", default=[], help="NAME or NAME:OPTION=VALUE,... (model=FOLDER names a model)")
+    p.add_argument("--data", default="kodak", help="kodak, imagenet64 or a folder of images")
+    p.add_argument("--data-dir", default="datasets", help="where kodak/ and imagenet64/ are")
+    p.add_argument("--points", nargs="+", default=[], help="rate points, e.g. webp:10,50,90 diffc:0.1,0.25,lossless")
+    p.add_argument("--anchor", default="", help="codec that BD-rates refer to (default: jpeg, or else the first)")
+    p.add_argument("--published", nargs="+", type=Path, default=[], help="files or folders of published curves")
+    p.add_argument("--device", default="cpu", choices=["auto", "cpu", "cuda"], help="where models run")
+    p.add_argument("--devices", type=int, default=1, help="processes, each with its device")
+    p.add_argument("--num-nodes", type=int, default=1, help="machines")
+    p.add_argument("--limit", type=int | None, help="only the first so many images")
+    p.add_argument("--pictures", type=int, default=2, help="images to show in the report")
+    p.add_argument("--plot", nargs="+", type=Path, help="only plot these JSON files to -o FIGURE")
+    p.add_argument("--metric", default="psnr-rgb", help="metric of --plot")
+    p.add_argument("-o", "--out", type=Path, required=True, help="output folder; for --plot, the figure")
+    return p
+
+
+def main(args: list[str] | None = None) -> int:
+    """Evaluate or plot; returns the exit status."""
+    words = sys.argv[1:] if args is None else args
+    a = parser().parse_args(words)
+
+    def action() -> int:
+        if a.plot:
+            plot_files(a.plot, a.out, a.metric)
+            print(a.out)
+            return 0
+        specs = parse_specs(a.codecs, a.points, DEFAULT_MODELS)
+        data = load_data(a.data, a.data_dir)
+        if a.limit is not None:
+            data = data.first(a.limit)
+        with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=Console(stderr=True)) as bar:
+            task = bar.add_task("evaluate", total=len(specs) * len(data))
+            result = evaluate(
+                specs,
+                data,
+                a.out,
+                command=shlex.join(["python", "evaluate.py", *words]),
+                anchor=a.anchor,
+                device=a.device,
+                devices=a.devices,
+                num_nodes=a.num_nodes,
+                published=a.published,
+                pictures=a.pictures,
+                tick=lambda line: bar.console.print(line, markup=False) if line else bar.advance(task),
+            )
+        print(table_text(result.summary(), result.anchor))
+        print(a.out / "tables.md")
+        return sum(bool(point.error) for record in result.records for point in record.points)
+
+    return run(action)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

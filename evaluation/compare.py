@@ -1,0 +1,193 @@
+"""One command's worth of evaluation: run the loop, then write every output of it below one folder.
+
+``records/`` and ``files/`` are the loop's; ``results.csv``, ``json/CODEC.json`` (CompressAI's form), ``results.json``,
+``tables.md``, ``curves-METRIC.png`` and ``.svg`` and ``report.html`` are made from them anew by every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.datasets import NamedImages
+from .loop import EvaluationModule, read_record, record_path, run
+from .measure import ExtraMetric, Record
+from .plots import draw, save_figure
+from .points import CodecSpec
+from .provenance import machine, versions
+from .published import read_curves
+from .results import (
+    TITLES,
+    Curve,
+    Summary,
+    average,
+    compressai_json,
+    metrics_of,
+    points_text,
+    summarise,
+    table_text,
+    write_csv,
+    write_json,
+)
+
+
+@dataclass
+class Comparison:
+    """What one run knows at its end; the report is drawn from this.
+
+    notes  sentences about what is missing, e.g. metrics whose weights cannot be had
+    """
+
+    out: Path
+    data: str
+    command: str
+    anchor: str
+    specs: list[CodecSpec]
+    records: list[Record]
+    curves: list[Curve]
+    published: list[Curve]
+    notes: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=versions)
+    machine: dict[str, str] = field(default_factory=machine)
+
+    @property
+    def images(self) -> int:
+        """How many images the averages are over."""
+        return len({record.image for record in self.records})
+
+    def summary(self) -> list[Summary]:
+        """The comparison table, measured codecs first."""
+        return summarise([*self.curves, *self.published], self.anchor)
+
+
+def collect(
+    specs: Sequence[CodecSpec],
+    names: Sequence[str],
+    out: Path,
+    *,
+    data: str,
+    command: str,
+    anchor: str = "",
+    published: Sequence[Path] = (),
+    notes: Sequence[str] = (),
+) -> Comparison:
+    """Read the records of `specs` on the images `names` and average them.
+
+    anchor  codec of the BD-rates; "" takes jpeg if it was measured, else the first codec
+    """
+    found = [read_record(record_path(out, spec, name)) for spec in specs for name in names]
+    records = [record for record in found if record is not None]
+    curves = average(records)
+    labels = [curve.codec for curve in curves]
+    chosen = anchor or ("jpeg" if "jpeg" in labels else labels[0] if labels else "")
+    others = [curve for path in published for curve in read_curves(path)]
+    return Comparison(out, data, command, chosen, list(specs), records, curves, others, list(notes))
+
+
+def write_outputs(comparison: Comparison) -> None:
+    """Everything but the HTML report."""
+    out, curves = comparison.out, comparison.curves
+    write_csv(comparison.records, out / "results.csv")
+    description = f"{comparison.data}, {comparison.images} images, diffpress {comparison.versions['diffpress']}"
+    for curve, spec in zip(curves, comparison.specs, strict=False):
+        if curve.lossy():
+            write_json(compressai_json(curve, description), out / "json" / f"{spec.slug}.json")
+    write_json(_everything(comparison), out / "results.json")
+    write_tables(comparison, out / "tables.md")
+    for metric in metrics_of(curves):
+        figure = draw([*curves, *comparison.published], metric, f"{comparison.data}, {comparison.images} images")
+        for suffix in (".png", ".svg"):
+            save_figure(figure, out / f"curves-{metric}{suffix}")
+
+
+def write_tables(comparison: Comparison, path: Path) -> None:
+    """The tables as Markdown, with command, versions and machine."""
+    from ..data import write_file
+
+    lines = [f"# {comparison.data}, {comparison.images} images", "", "```", comparison.command, "```", ""]
+    lines += [", ".join(f"{k} {v}" for k, v in comparison.machine.items()) + "  "]
+    lines += [", ".join(f"{k} {v}" for k, v in comparison.versions.items()), ""]
+    models = [f"{c.codec}: {c.fingerprint}" for c in comparison.curves if c.fingerprint]
+    lines += [f"Model fingerprints: {', '.join(models)}", ""] if models else []
+    lines += [table_text(comparison.summary(), comparison.anchor), "", points_text(comparison.curves), ""]
+    failures = [f"{r.codec} {r.image} {p.point}: {p.error}" for r in comparison.records for p in r.points if p.error]
+    notes = comparison.notes + ([f"{len(failures)} failures, first: {failures[0]}"] if failures else [])
+    lines += [f"- {note}" for note in notes]
+    write_file(path, ("\n".join(lines).rstrip() + "\n").encode())
+
+
+def tensorboard(comparison: Comparison, writer: Any) -> None:
+    """Curves as scalars (the step is the rate in thousandths of a bit per pixel) and pictures, to a SummaryWriter."""
+    for curve in comparison.curves:
+        for metric in metrics_of([curve]):
+            for rate, value in zip(*curve.series(metric), strict=True):
+                writer.add_scalar(f"{metric}/{curve.codec}", value, round(1000 * rate))
+        lossless = curve.lossless_point
+        if lossless is not None:
+            writer.add_scalar(f"lossless_bpd/{curve.codec}", lossless.values["bpp"] / 3, 0)
+    from ..data import read_image
+
+    for picture in sorted((comparison.out / "pictures").rglob("*.webp")):
+        tag = str(picture.relative_to(comparison.out / "pictures").with_suffix(""))
+        image: torch.Tensor = read_image(picture)
+        writer.add_image(tag, image, 0)
+    writer.flush()
+
+
+def evaluate(
+    specs: Sequence[CodecSpec],
+    data: NamedImages,
+    out: Path,
+    *,
+    command: str = "",
+    anchor: str = "",
+    device: str = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
+    extra: dict[str, ExtraMetric] | None = None,
+    notes: Sequence[str] = (),
+    published: Sequence[Path] = (),
+    pictures: int = 2,
+    tick: Callable[[str], None] = lambda line: None,
+) -> Comparison:
+    """Measure `specs` on `data` and write all outputs; what is measured already is not measured again."""
+    results: list[Comparison] = []
+
+    def finish(writer: Any) -> None:
+        comparison = collect(
+            specs, data.names, out, data=data.name, command=command, anchor=anchor, published=published, notes=notes
+        )
+        write_outputs(comparison)
+        if writer is not None:
+            tensorboard(comparison, writer)
+        results.append(comparison)
+
+    run(EvaluationModule(specs, data, out, extra, pictures, tick, finish), device, devices, num_nodes)
+    return results[0] if results else collect(specs, data.names, out, data=data.name, command=command, anchor=anchor)
+
+
+def _everything(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "data": comparison.data,
+        "images": comparison.images,
+        "command": comparison.command,
+        "versions": comparison.versions,
+        "machine": comparison.machine,
+        "anchor": comparison.anchor,
+        "metrics": {name: TITLES[name] for name in metrics_of(comparison.curves)},
+        "notes": comparison.notes,
+        "codecs": [
+            {
+                "codec": curve.codec,
+                "fingerprint": curve.fingerprint,
+                "published": curve.published,
+                "points": [vars(point) for point in curve.points],
+            }
+            for curve in [*comparison.curves, *comparison.published]
+        ],
+        "summary": [vars(line) for line in comparison.summary()],
+    }

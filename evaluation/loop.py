@@ -1,0 +1,202 @@
+"""The one evaluation loop: every codec on every image, under Lightning's Trainer, resumable.
+
+The unit of work is one codec on one image; its record is written when it is done, so an interruption loses at most one.
+Devices and nodes take the units in turn.  Rates and qualities come from measure.py, averages from results.py.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from ..codecs import Codec
+from ..data import write_file
+from ..data.datasets import NamedImages
+from ..data.images import to_pil
+from .measure import FAILURES, ExtraMetric, Measurement, Record, measure_image, record_from_dict
+from .points import CodecSpec, pairs
+
+Tick = Callable[[str], None]
+
+
+class _Units(Dataset[tuple[int, int]]):
+    """(codec index, image index); the images are read when a unit is worked on, not for units that are done."""
+
+    def __init__(self, units: list[tuple[int, int]]) -> None:
+        self.units = units
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        return self.units[index]
+
+
+class _EveryNth(DistributedSampler[int]):
+    """Every `num_replicas`-th unit for each process, none twice; Lightning leaves a DistributedSampler alone."""
+
+    def __iter__(self) -> Any:
+        return iter(range(self.rank, len(self.dataset), self.num_replicas))  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(range(self.rank, len(self.dataset), self.num_replicas))  # type: ignore[arg-type]
+
+
+class EvaluationModule(lightning.LightningModule):
+    """Works off (codec, image) units in `test_step`; the results are the records on disk.
+
+    specs     the codecs
+    data      named images
+    out       output folder
+    extra     further metrics by name
+    pictures  how many of the first images have every decoded image kept for the report
+    tick      called with a line of text after each unit
+    summary   called on the first process when all units are done, with the logger's TensorBoard writer or None
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[CodecSpec],
+        data: NamedImages,
+        out: Path,
+        extra: dict[str, ExtraMetric] | None = None,
+        pictures: int = 2,
+        tick: Tick = lambda line: None,
+        summary: Callable[[Any], None] = lambda writer: None,
+    ) -> None:
+        super().__init__()
+        self.specs, self.data, self.out = list(specs), data, out
+        self.extra, self.pictures, self.tick, self.summary = extra or {}, pictures, tick, summary
+        self._codec: tuple[int, Codec] | None = None
+        self._identities = [spec.identity() + _metrics_identity(self.extra) for spec in self.specs]
+
+    def test_dataloader(self) -> DataLoader[tuple[int, int]]:
+        units = _Units(pairs(self.specs, len(self.data)))
+        sampler = _EveryNth(units, num_replicas=self.trainer.world_size, rank=self.trainer.global_rank, shuffle=False)
+        return DataLoader(units, batch_size=None, sampler=sampler)
+
+    def test_step(self, unit: tuple[int, int], index: int) -> None:
+        which, number = unit
+        spec = self.specs[which]
+        name = self.data.names[number]
+        path = record_path(self.out, spec, name)
+        done = read_record(path, self._identities[which])
+        if done is None or all(point.error for point in done.points):  # whatever failed altogether gets another try
+            record = self._measure(which, number)
+            write_file(path, json.dumps(record.as_dict(), indent=1).encode())
+            failed = [point for point in record.points if point.error]
+            for point in failed:
+                self.tick(f"{spec.label} {name} {point.point}: {point.error}")
+        self.tick("")
+
+    def on_test_end(self) -> None:
+        if self.trainer.is_global_zero:
+            logger = self.logger
+            self.summary(logger.experiment if isinstance(logger, TensorBoardLogger) else None)
+
+    def _measure(self, which: int, number: int) -> Record:
+        spec, name, identity = self.specs[which], self.data.names[number], self._identities[which]
+        try:
+            _, image = self.data[number]
+            codec = self._build(which)
+        except FAILURES as error:
+            reason = " ".join(str(error).split())
+            return Record(spec.label, name, 0, 0, identity, points=[Measurement("all", error=reason)])
+
+        def keep(point: str, decoded: Tensor) -> None:
+            if number < self.pictures:
+                save_picture(decoded, self.out / "pictures" / spec.slug / f"{name}-{point}.webp")
+
+        if number < self.pictures:
+            save_picture(image, self.out / "pictures" / "original" / f"{name}.webp")
+        return measure_image(codec, spec, image, name, self.out, self.extra, keep, identity)
+
+    def _build(self, which: int) -> Codec:
+        if self._codec is None or self._codec[0] != which:
+            self._codec = None  # frees the previous model before the next is loaded
+            codec = self.specs[which].build(self.device)
+            _warm_up(codec, self.specs[which])
+            self._codec = (which, codec)
+        return self._codec[1]
+
+
+def run(module: EvaluationModule, device: str = "auto", devices: int = 1, num_nodes: int = 1) -> None:
+    """Work off all units of `module` under a Trainer, with TensorBoard logs in ``OUT/tensorboard``.
+
+    device   "auto", "cpu" or "cuda"
+    devices  processes on this node
+    """
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # device banners on every start
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
+        trainer = lightning.Trainer(
+            accelerator=device,
+            devices=devices,
+            num_nodes=num_nodes,
+            logger=TensorBoardLogger(module.out, name="tensorboard", version="", default_hp_metric=False),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            use_distributed_sampler=False,
+        )
+        trainer.test(module, verbose=False)
+
+
+def record_path(out: Path, spec: CodecSpec, image: str) -> Path:
+    """Where the record of one codec on one image is kept."""
+    return out / "records" / spec.slug / f"{image}.json"
+
+
+def read_record(path: Path, identity: str | None = None) -> Record | None:
+    """The record in `path`, None if there is none, or one of another `identity`, or one whose files are gone."""
+    try:
+        record = record_from_dict(json.loads(path.read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
+    out = path.parents[2]
+    sizes_hold = all(
+        (out / point.file).is_file() and (out / point.file).stat().st_size == point.num_bytes
+        for point in record.points
+        if point.file
+    )
+    return record if sizes_hold and identity in (None, record.identity) else None
+
+
+def save_picture(image: Tensor, path: Path) -> None:
+    """Write a uint8 [3, H, W] image for the report's viewer: WebP at quality 92, a tenth of a PNG.
+
+    An image beyond WebP's 16383 pixels a side is left out.
+    """
+    if max(image.shape) > 16383:
+        return
+    buffer = io.BytesIO()
+    to_pil(image).save(buffer, "WEBP", quality=92, method=4)
+    write_file(path, buffer.getvalue())
+
+
+def _warm_up(codec: Codec, spec: CodecSpec) -> None:
+    """One small image before the clock runs: imports, compiled kernels and lazily built tables are not coding time.
+
+    Its failures are not reported, the same codec is about to fail on a real image.
+    """
+    image = (torch.arange(64 * 64 * 3) % 251).to(torch.uint8).reshape(3, 64, 64)
+    with tempfile.TemporaryDirectory() as folder:
+        measure_image(codec, spec, image, "warm-up", Path(folder))
+
+
+def _metrics_identity(extra: dict[str, ExtraMetric]) -> str:
+    return "".join(f"+{name}" for name in sorted(extra))

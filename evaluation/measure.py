@@ -1,0 +1,270 @@
+"""One codec on one image: every rate point through a real file on disk and a decode of that file.
+
+Not for choosing points (points.py) or for going over a data set (loop.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..codecs import Codec, CodecError, Header, Stream, container
+from ..data import ImageError, write_file
+from ..lightning_modules import ModelError
+from .metrics import bits_per_pixel, psnr, ssim_scores
+from .points import DEFAULT, LOSSLESS, CodecSpec, point_name
+
+FAILURES = (CodecError, ImageError, ModelError, OSError, MemoryError, ValueError, RuntimeError)
+ExtraMetric = Callable[[Tensor, Tensor], float | None]
+
+
+@dataclass
+class Measurement:
+    """One point of one image.
+
+    file          path of the compressed file below the output folder, "" for hypothetical points
+    num_bytes     its size on disk; hypothetical points: the bits that would be needed / 8
+    scores        quality by CompressAI's names ("psnr-rgb", "ssim-rgb", "ms-ssim-rgb", ...); None where undefined
+    encode_s      seconds from pixels to the file's bytes; for prefixes of one file, of the whole file
+    decode_s      seconds from the file's bytes to pixels
+    peak_mib      peak memory in MiB, the larger of encode and decode: resident memory of the whole process, libraries
+                  included, or on a GPU the memory allocated there
+    hypothetical  no such file exists: ideal coder, entropy estimate, VAE bound
+    error         why there is no result, one sentence; every other field is then empty
+    """
+
+    point: str
+    file: str = ""
+    num_bytes: float = 0
+    bpp: float = 0.0
+    scores: dict[str, float | None] = field(default_factory=dict)
+    encode_s: float = 0.0
+    decode_s: float = 0.0
+    peak_mib: float | None = None
+    segments: int = 1
+    lossless: bool = False
+    hypothetical: bool = False
+    error: str = ""
+
+
+@dataclass
+class Record:
+    """All points of one codec on one image, as kept in ``records/CODEC/IMAGE.json``."""
+
+    codec: str
+    image: str
+    height: int
+    width: int
+    identity: str
+    fingerprint: str = ""
+    points: list[Measurement] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; see :func:`record_from_dict`."""
+        return asdict(self)
+
+
+def record_from_dict(data: dict[str, Any]) -> Record:
+    """The record that :meth:`Record.as_dict` wrote."""
+    return Record(**{**data, "points": [Measurement(**point) for point in data["points"]]})
+
+
+def measure_image(
+    codec: Codec,
+    spec: CodecSpec,
+    image: Tensor,
+    name: str,
+    out: Path,
+    extra: dict[str, ExtraMetric] | None = None,
+    keep: Callable[[str, Tensor], None] = lambda point, decoded: None,
+    identity: str = "",
+) -> Record:
+    """Encode, write, read back, decode and score uint8 `image` [3, H, W] at every point of `spec`.
+
+    A point that fails is recorded with its error, and the others go on.
+    out       output folder; files go to ``files/CODEC/`` below it
+    extra     further metrics by name, each called with (decoded, original)
+    keep      called with every decoded image, e.g. to save pictures for the report
+    identity  kept in the record, to tell later whether it still holds
+    """
+    record = Record(spec.label, name, image.shape[1], image.shape[2], identity)
+    accepted = inspect.signature(codec.encode).parameters
+    for values, options in _encodings(spec):
+        if "lossless" not in accepted and not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+            options.pop("lossless", None)  # a codec that is always lossless has no such option
+        points = [point_name(spec.grid.option, value) for value in values if value != "all"]
+        try:
+            with _Watch() as encoding:
+                stream = codec.encode(image, **options)
+                whole = container.write(stream, codec)
+        except FAILURES as error:
+            record.points += [Measurement(point, error=_sentence(error)) for point in points or ["all"]]
+            continue
+        record.fingerprint = stream.header.fingerprint.hex()
+        for value, segments in _prefixes(values, stream, spec.grid.option == "segments"):
+            point = point_name(spec.grid.option, value)
+            path = Path("files") / spec.slug / f"{name}-{point}{codec.suffix}"
+            data = whole if segments is None else _prefix(stream, segments, codec)
+            try:
+                result, decoded = _decode_and_score(codec, stream, data, out / path, image, extra or {})
+            except FAILURES as error:
+                record.points.append(Measurement(point, error=_sentence(error)))
+                continue
+            result.point, result.file, result.encode_s = point, str(path), encoding.seconds
+            result.peak_mib = _larger(result.peak_mib, encoding.peak_mib)
+            result.lossless = value == LOSSLESS
+            if result.lossless and not torch.equal(decoded, image):
+                result = Measurement(point, error="the lossless file does not give the original pixels back")
+            record.points.append(result)
+            keep(point, decoded)
+    record.points += _hypothetical(codec, image, extra or {})
+    return record
+
+
+def read_file(codec: Codec, data: bytes, height: int, width: int) -> Stream:
+    """The stream in a file that `codec` wrote: ours through the container, a foreign format's as it is."""
+    try:
+        return container.read(data, codec)
+    except container.NotOurFile:
+        return Stream(Header(codec.name, height, width), (data,), native=True)
+
+
+def _decode_and_score(
+    codec: Codec, stream: Stream, data: bytes, path: Path, image: Tensor, extra: dict[str, ExtraMetric]
+) -> tuple[Measurement, Tensor]:
+    write_file(path, data)
+    height, width = image.shape[1:]
+    with _Watch() as decoding:
+        read = read_file(codec, path.read_bytes(), height, width)
+        decoded = codec.decode(read).cpu()
+    num_bytes = path.stat().st_size
+    result = Measurement(
+        "",
+        num_bytes=num_bytes,
+        bpp=bits_per_pixel(num_bytes, height, width),
+        scores=score(decoded, image, extra),
+        decode_s=decoding.seconds,
+        peak_mib=decoding.peak_mib,
+        segments=len(read.segments),
+    )
+    return result, decoded
+
+
+def score(decoded: Tensor, image: Tensor, extra: dict[str, ExtraMetric] | None = None) -> dict[str, float | None]:
+    """All quality metrics of a decoded image; an exact copy has infinite PSNR, which JSON keeps as None."""
+    ssim, ms_ssim = ssim_scores(decoded, image)
+    value = psnr(decoded, image)
+    scores: dict[str, float | None] = {
+        "psnr-rgb": value if math.isfinite(value) else None,
+        "ssim-rgb": ssim,
+        "ms-ssim-rgb": ms_ssim,
+    }
+    return scores | {name: metric(decoded, image) for name, metric in (extra or {}).items()}
+
+
+def _encodings(spec: CodecSpec) -> Iterator[tuple[list[Any], dict[str, Any]]]:
+    """(values served, options of encode): one encoding for all prefixes, one per value otherwise."""
+    grid = spec.grid
+    if grid.option == "segments":
+        yield list(grid.values), {"lossless": True} if LOSSLESS in grid.values else {}
+        return
+    for value in grid.values:
+        yield [value], {LOSSLESS: True} if value == LOSSLESS else {grid.option: value}
+    if not grid.values:
+        yield [DEFAULT], {}
+
+
+def _prefixes(values: list[Any], stream: Stream, prefixes: bool) -> Iterator[tuple[Any, int | None]]:
+    """(value, number of segments or None for the whole stream) for every point that one stream serves."""
+    total = len(stream.segments)
+    for value in values:
+        if value == "all":
+            yield from ((k, k) for k in range(1, total if LOSSLESS in values else total + 1))
+        elif isinstance(value, int) and prefixes:
+            yield value, value
+        else:
+            yield value, None
+
+
+def _prefix(stream: Stream, segments: int, codec: Codec) -> bytes:
+    """The file that holds only the first `segments` segments."""
+    if not 1 <= segments <= len(stream.segments):
+        raise CodecError(f"the stream has {len(stream.segments)} segments, not {segments}")
+    return container.write(Stream(stream.header, stream.segments[:segments], stream.native), codec)
+
+
+def _hypothetical(codec: Codec, image: Tensor, extra: dict[str, ExtraMetric]) -> list[Measurement]:
+    """Points without a file, of codecs that offer ``hypothetical(image) -> [(name, bits, decoded image), ...]``."""
+    estimate = getattr(codec, "hypothetical", None)
+    if estimate is None:
+        return []
+    try:
+        points = estimate(image)
+    except FAILURES as error:
+        return [Measurement("hypothetical", hypothetical=True, error=_sentence(error))]
+    return [
+        Measurement(
+            name,
+            num_bytes=bits / 8,
+            bpp=bits / (image.shape[1] * image.shape[2]),
+            scores=score(decoded.cpu(), image, extra),
+            hypothetical=True,
+        )
+        for name, bits, decoded in points
+    ]
+
+
+class _Watch:
+    """Seconds and peak memory of a block: GPU memory where a GPU is in use, else the process's resident memory."""
+
+    seconds = 0.0
+    peak_mib: float | None = None
+
+    def __enter__(self) -> _Watch:
+        self._cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+        if self._cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            _reset_peak()
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._cuda:
+            torch.cuda.synchronize()
+        self.seconds = time.perf_counter() - self._start
+        self.peak_mib = (torch.cuda.max_memory_allocated() if self._cuda else _peak()) / 2**20
+
+
+def _reset_peak() -> None:
+    """Make the peak start here where the system can (Linux); elsewhere it is that of the process so far."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> int:
+    """Bytes that were resident at the peak."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _larger(a: float | None, b: float | None) -> float | None:
+    return b if a is None else a if b is None else max(a, b)
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,241 @@
+"""From records to what is reported: averages per rate point, tables, CSV and CompressAI's JSON.
+
+Averages are plain means over images, of a point that every image reached; a point that some images failed at says so
+and appears in no curve, because a mean over the others would flatter it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from ..data import write_file
+from .bd import bd_quality, bd_rate
+from .measure import Measurement, Record
+from .metrics import MAX_PSNR, bits_per_dimension
+
+HIGHER_IS_BETTER = {"lpips": False, "dists": False, "fid": False, "patch-fid": False}
+TITLES = {
+    "psnr-rgb": "PSNR (RGB, dB)",
+    "ssim-rgb": "SSIM (RGB)",
+    "ms-ssim-rgb": "MS-SSIM (RGB)",
+    "lpips": "LPIPS",
+    "dists": "DISTS",
+    "fid": "FID",
+    "patch-fid": "patch FID",
+    "clip": "CLIP score",
+    "qalign": "Q-Align",
+}
+
+
+@dataclass
+class Point:
+    """One rate point of one codec, averaged over images.
+
+    images     how many images it was reached on; of `of`
+    values     "bpp", "encoding_time", "decoding_time" (s), "peak_mib", and the quality metrics
+    """
+
+    point: str
+    images: int
+    of: int
+    values: dict[str, float]
+    lossless: bool = False
+    hypothetical: bool = False
+
+    @property
+    def complete(self) -> bool:
+        return self.images == self.of
+
+
+@dataclass
+class Curve:
+    """A codec's points in the order of their rate; `published` names the source of figures that were not measured."""
+
+    codec: str
+    points: list[Point] = field(default_factory=list)
+    published: str = ""
+    fingerprint: str = ""
+
+    def lossy(self, hypothetical: bool = False) -> list[Point]:
+        """Complete points of the rate-distortion curve (or of the hypothetical one), by rate."""
+        chosen = [p for p in self.points if p.complete and not p.lossless and p.hypothetical == hypothetical]
+        return sorted(chosen, key=lambda p: p.values["bpp"])
+
+    def series(self, metric: str, hypothetical: bool = False) -> tuple[list[float], list[float]]:
+        """(bpp, metric) of the points that have both."""
+        points = [p for p in self.lossy(hypothetical) if metric in p.values]
+        return [p.values["bpp"] for p in points], [p.values[metric] for p in points]
+
+    @property
+    def lossless_point(self) -> Point | None:
+        """The point that restores every pixel, if every image reached it."""
+        return next((p for p in self.points if p.lossless and p.complete), None)
+
+
+def average(records: Iterable[Record]) -> list[Curve]:
+    """One curve per codec, codecs and points in the order of the records."""
+    by_codec: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by_codec[record.codec].append(record)
+    curves = []
+    for codec, group in by_codec.items():
+        groups: dict[str, list[Measurement]] = defaultdict(list)
+        for record in group:
+            for measurement in record.points:
+                if not measurement.error:
+                    groups[measurement.point].append(measurement)
+        points = [_average_point(name, measured, len(group)) for name, measured in groups.items()]
+        fingerprint = next((record.fingerprint for record in group if record.fingerprint), "")
+        curves.append(Curve(codec, points, fingerprint=fingerprint))
+    return curves
+
+
+def _average_point(name: str, measured: Sequence[Measurement], of: int) -> Point:
+    values = {
+        "bpp": fmean(m.bpp for m in measured),
+        "encoding_time": fmean(m.encode_s for m in measured),
+        "decoding_time": fmean(m.decode_s for m in measured),
+    }
+    peaks = [m.peak_mib for m in measured if m.peak_mib is not None]
+    if peaks:
+        values["peak_mib"] = max(peaks)
+    for metric in measured[0].scores:
+        scores = [m.scores.get(metric) for m in measured]
+        if metric == "psnr-rgb":
+            scores = [MAX_PSNR if score is None else min(score, MAX_PSNR) for score in scores]
+        if all(score is not None and math.isfinite(score) for score in scores):
+            values[metric] = fmean(score for score in scores if score is not None)
+    return Point(name, len(measured), of, values, measured[0].lossless, measured[0].hypothetical)
+
+
+def metrics_of(curves: Iterable[Curve]) -> list[str]:
+    """Quality metrics that occur, in the order of TITLES."""
+    found = {name for curve in curves for point in curve.points for name in point.values}
+    return [name for name in TITLES if name in found]
+
+
+@dataclass
+class Summary:
+    """One line of the comparison table; None where there is nothing to say."""
+
+    codec: str
+    bd_rate: float | None
+    bd_psnr: float | None
+    encode_s: float | None
+    decode_s: float | None
+    peak_mib: float | None
+    lossless_bpd: float | None
+    published: str = ""
+    incomplete: list[str] = field(default_factory=list)
+
+
+def summarise(curves: Sequence[Curve], anchor: str, metric: str = "psnr-rgb") -> list[Summary]:
+    """The table against the codec `anchor` (BD-rate and BD-PSNR over `metric`); times are means over points."""
+    base = next((curve for curve in curves if curve.codec == anchor), None)
+    lines = []
+    for curve in curves:
+        rate = quality = None
+        if base is not None and curve is not base:
+            own, reference = curve.series(metric), base.series(metric)
+            rate, quality = bd_rate(*reference, *own), bd_quality(*reference, *own)
+        timed = [p for p in curve.points if p.complete and not p.hypothetical and "encoding_time" in p.values]
+        lossless = curve.lossless_point
+        lines.append(
+            Summary(
+                curve.codec,
+                rate,
+                quality,
+                fmean(p.values["encoding_time"] for p in timed) if timed else None,
+                fmean(p.values["decoding_time"] for p in timed) if timed else None,
+                max((p.values["peak_mib"] for p in timed if "peak_mib" in p.values), default=None),
+                bits_per_dimension(lossless.values["bpp"]) if lossless else None,
+                curve.published,
+                [f"{p.point}: {p.images} of {p.of} images" for p in curve.points if not p.complete],
+            )
+        )
+    return lines
+
+
+def table_text(lines: Sequence[Summary], anchor: str) -> str:
+    """The comparison as a Markdown table, for the terminal and for docs/results/."""
+    head = ["codec", f"BD-rate vs {anchor}", "BD-PSNR", "encode s", "decode s", "peak MiB", "lossless bpd"]
+    rows = [head, ["---", *["---:"] * 6]]
+    for line in lines:
+        rows.append(
+            [
+                line.codec,
+                "anchor" if line.codec == anchor else _cell(line.bd_rate, "+.1f", " %"),
+                "" if line.codec == anchor else _cell(line.bd_psnr, "+.2f", " dB"),
+                _cell(line.encode_s, ".3f"),
+                _cell(line.decode_s, ".3f"),
+                _cell(line.peak_mib, ".0f"),
+                _cell(line.lossless_bpd, ".3f"),
+            ]
+        )
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def points_text(curves: Iterable[Curve]) -> str:
+    """Every averaged point as a Markdown table; hypothetical, incomplete and lossless ones are marked."""
+    curves = list(curves)
+    metrics = metrics_of(curves)
+    rows = [["codec", "point", "bpp", *metrics, "encode s", "decode s"], ["---", "---", *["---:"] * (len(metrics) + 3)]]
+    for curve in curves:
+        for point in curve.points:
+            marks = " (hypothetical)" if point.hypothetical else ""
+            marks += "" if point.complete else f" ({point.images} of {point.of} images)"
+            quality = ["exact" if point.lossless else _cell(point.values.get(m), ".4g") for m in metrics]
+            times = [_cell(point.values.get(key), ".3f") for key in ("encoding_time", "decoding_time")]
+            rows.append([curve.codec, point.point + marks, f"{point.values['bpp']:.4f}", *quality, *times])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def compressai_json(curve: Curve, description: str) -> dict[str, Any]:
+    """The lossy curve in CompressAI's form, readable by its plot tool; lists are ordered by rate."""
+    points = curve.lossy()
+    keys = [key for key in (points[0].values if points else {}) if all(key in p.values for p in points)]
+    results = {key: [p.values[key] for p in points] for key in keys}
+    return {"name": curve.codec, "description": description, "results": results}
+
+
+def write_csv(records: Iterable[Record], path: Path) -> None:
+    """One line per image, codec and point, failures included."""
+    rows = [(record, point) for record in records for point in record.points]
+    scores = sorted({name for _, point in rows for name in point.scores}, key=lambda n: (n not in TITLES, n))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    fixed = ["codec", "image", "height", "width", "point", "file", "bytes", "bpp", "bpd"]
+    times = ["encode_s", "decode_s", "peak_mib", "segments", "lossless", "hypothetical", "error"]
+    writer.writerow([*fixed, *scores, *times])
+    for record, p in rows:
+        head = [record.codec, record.image, record.height, record.width, p.point, p.file]
+        rates = ["", "", ""] if p.error else [f"{p.num_bytes:g}", f"{p.bpp:.6f}", f"{bits_per_dimension(p.bpp):.6f}"]
+        quality = [_score(p, name) for name in scores]
+        seconds = [f"{p.encode_s:.4f}", f"{p.decode_s:.4f}", "" if p.peak_mib is None else f"{p.peak_mib:.1f}"]
+        writer.writerow([*head, *rates, *quality, *seconds, p.segments, int(p.lossless), int(p.hypothetical), p.error])
+    write_file(path, buffer.getvalue().encode())
+
+
+def write_json(data: Any, path: Path) -> None:
+    """`data` as indented JSON."""
+    write_file(path, (json.dumps(data, indent=2) + "\n").encode())
+
+
+def _score(point: Measurement, name: str) -> str:
+    value = point.scores.get(name)
+    if value is None:
+        return "inf" if name == "psnr-rgb" and not point.error else ""
+    return f"{value:.6f}"
+
+
+def _cell(value: float | None, form: str, unit: str = "") -> str:
+    return "" if value is None else format(value, form) + unit
