@@ -1,8 +1,8 @@
 """Entropy coding: integers to bytes under known probabilities.  The only importer of constriction.
 
 Two uses.  Values with a Gaussian each (`encode_gaussians`, `GaussianDecoder`): plain and sequential.  Values whose
-probabilities come from shared integer tables (`SegmentEncoder`, `SegmentDecoder`): symbols are grouped by table, so that
-a table is built once, and the stream can be cut into segments of which any prefix decodes.
+probabilities come from shared integer tables (`SegmentEncoder`, `SegmentDecoder`): symbols are grouped by table, so
+that a table is built once, and the stream can be cut into segments of which any prefix decodes.
 
 Everything runs in 24-bit fixed point on a range coder: the same parameters give the same bits on every machine.
 Truncated or foreign data decodes to garbage without an error; checking for that is the container's job.
@@ -130,8 +130,7 @@ def _groups(index: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]
     starts = np.flatnonzero(np.diff(ordered, prepend=-1))
     if not len(starts):
         return
-    for number, places in zip(ordered[starts].tolist(), np.split(order, starts[1:]), strict=True):
-        yield number, places
+    yield from zip(ordered[starts].tolist(), np.split(order, starts[1:]), strict=True)
 
 
 def _categorical(table: Table) -> Any:
@@ -177,5 +176,6 @@ def _gaussian_parameters(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     pair = np.ascontiguousarray(centres, np.float64).ravel(), np.ascontiguousarray(widths, np.float64).ravel()
     if not (np.isfinite(pair[0]).all() and np.isfinite(pair[1]).all() and (pair[1] > 0).all()):
-        raise CodecError("a Gaussian's centre or width is not a usable number")  # constriction would encode NaN silently
+        # constriction would encode NaN without a word
+        raise CodecError("a Gaussian's centre or width is not a usable number")
     return pair

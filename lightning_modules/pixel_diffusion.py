@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .muon import MuonAdamW
 from .networks.score_net import ScoreNet, ScoreNetConfig
-from .priors.fingerprint import ModelError, read_json
+from .priors.fingerprint import ModelError, fingerprint, read_json
 from .schedule import LinearSchedule, ScheduleConfig
 
 
@@ -30,8 +30,8 @@ class OptimizerConfig:
     """Adam with linear warm-up and, optionally, cosine decay.
 
     lr             Adam's learning rate after the warm-up
-    muon_lr        inner convolutions are trained by Muon at this rate (muon.py; far fewer steps on a CPU), only the rest
-                   by AdamW with betas (0.9, 0.99); None: Adam for everything
+    muon_lr        inner convolutions are trained by Muon at this rate (muon.py), which takes far fewer steps, and only
+                   the rest by AdamW with betas (0.9, 0.99); None: Adam for everything
     warmup_steps   optimiser steps over which it rises linearly from 0
     decay_steps    step at which a cosine decay reaches a hundredth of lr; None: constant
     betas, eps, weight_decay  as in torch.optim.Adam
@@ -72,6 +72,7 @@ class PixelDiffusion(L.LightningModule):
         self.network = ScoreNet(network, predict_scale)
         self.schedule = LinearSchedule(schedule)
         self.optimizer_config = optimizer
+        self.folder_fingerprint: bytes | None = None
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
         if compile:
@@ -113,9 +114,17 @@ class PixelDiffusion(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["diffpress"] = json.dumps(self.folder_config())
 
+    def on_fit_start(self) -> None:
+        self.folder_fingerprint = None
+
     @property
     def fingerprint(self) -> bytes:
-        """First 4 bytes of the SHA-256 over the configuration and all weights."""
+        """4 bytes that say which model this is: those of the folder it was loaded from, unless trained since.
+
+        A model that comes from no folder: the first 4 bytes of the SHA-256 over its configuration and weights.
+        """
+        if self.folder_fingerprint is not None:
+            return self.folder_fingerprint
         digest = hashlib.sha256(json.dumps(self.folder_config(), sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):
             array = value.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4")
@@ -143,6 +152,7 @@ def load_weights(module: PixelDiffusion, folder: str | Path, device: str | torch
         raise ModelError(f"{path} is missing")
     module.load_state_dict(load_file(str(path)))
     module.to(device or "cpu").eval()
+    module.folder_fingerprint = fingerprint(Path(folder))
 
 
 def read_checkpoint(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -6,6 +6,7 @@ order, and last those of the noise schedule, which is learned but stored nowhere
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from .networks.score_net import ScoreNetConfig
-from .priors.fingerprint import ModelError, read_json
+from .priors.fingerprint import ModelError, fingerprint, read_json
 from .schedule import ScheduleConfig
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def build(config: dict[str, Any]) -> UQDM:
 
 
 def load_published(folder: str | Path, averaged: bool = True) -> UQDM:
-    """The UQDM in a published `folder`, on the CPU; for `averaged` see :func:`diffpress.lightning_modules.uqdm.load_uqdm`.
+    """The UQDM in a published `folder`, on the CPU; `averaged` as in uqdm.load_uqdm.
 
     Raises ModelError if the tensors do not fit the configuration.
     """
@@ -69,6 +70,9 @@ def load_published(folder: str | Path, averaged: bool = True) -> UQDM:
                 parameter.copy_(value)
     else:
         model.network.load_state_dict(checkpoint["model"])
+    # Both forms come from the same files and are different models.
+    name = fingerprint(folder)
+    model.folder_fingerprint = name if averaged else hashlib.sha256(name + b"raw").digest()[:4]
     return model
 
 

@@ -1,6 +1,6 @@
 """UQDM: a diffusion model whose every step is a universally quantized message (Yang et al. 2025).
 
-The model, its negative ELBO in bits, its three progressive reconstructions, and the Lightning training loop around them.
+The model, its negative ELBO in bits, its three progressive reconstructions, and Lightning's training loop around them.
 Levels are counted by what has been sent: latents[0] is pure noise shared by both sides, latents[i] the state after step
 i of `n_steps`, latents[n_steps] the almost clean z_0, from which a last lossless step codes the pixels.
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,7 +157,7 @@ class UQDM(PixelDiffusion):
         """
         levels = self.log_snrs(x.dtype)
         latents = [gaussian.diffuse(x, levels[0], torch.randn_like(x)) if start is None else start]
-        for t, s in zip(levels[:-1], levels[1:], strict=True):
+        for t, s in pairwise(levels):
             mean, std = gaussian.posterior(latents[-1], x, s, t)
             latents.append(mean + math.sqrt(12.0) * std * uniform_noise(x))
         return latents

@@ -1,9 +1,10 @@
 """The denoising network of Variational Diffusion Models, as UQDM uses it: eps_hat and, optionally, a scale per sample.
 
-Residual blocks with skip connections at full resolution and one self-attention block in the middle.  Parameter names and
-shapes equal those of the published UQDM checkpoints, so that they load key by key.  Two options that those networks do
-not have make it affordable without a GPU: `patch_size` moves all convolutions to a coarser grid (space-to-depth), and
-`mid_attention=False` drops the attention, whose cost is quadratic in the number of pixels.
+Residual blocks with skip connections at full resolution and one self-attention block in the middle.  Parameter names
+and shapes equal those of the published UQDM checkpoints, so that they load key by key.  Options that those networks do
+not have make it affordable without a GPU: `patch_size` moves all convolutions to a coarser grid (space-to-depth),
+`mid_attention=False` drops the attention, whose cost is quadratic in the number of pixels, and `use_detail_features`
+with `preconditioned` make it learn in hundreds of steps what takes the original tens of thousands.
 """
 
 from __future__ import annotations
