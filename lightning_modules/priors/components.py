@@ -1,0 +1,157 @@
+"""Finding and loading diffusers pipelines: hub ids, missing parts, fingerprints; every failure in one sentence.
+
+Not for running them (latent.py).  Weights are safetensors only; nothing that is not needed for coding (safety checker,
+feature extractor, image encoder) is downloaded or loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .fingerprint import ModelError, read_json
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+_BLOB = re.compile(r"[0-9a-f]{64}")
+
+
+def resolve_hub_id(name: str, variant: str | None = None, local_files_only: bool = False) -> Path:
+    """Folder of the hub's pipeline `name` ("organisation/model"), downloaded if it is not in the cache yet.
+
+    variant           take weights with this in their file names ("fp16") instead of those without
+    local_files_only  do not use the network; the environment's HF_HUB_OFFLINE=1 means the same
+    Raises ModelError.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    weights = f"*/*.{variant}*.safetensors" if variant else "*/*.safetensors"
+    ignore = [f"{part}/*" for part in UNUSED] + ["*.non_ema*"] + ([] if variant else ["*.fp16*", "*.bf16*"])
+    try:
+        return Path(
+            snapshot_download(
+                name,
+                allow_patterns=["model_index.json", "*/*.json", "*/*.txt", "*/*.model", weights],
+                ignore_patterns=ignore,
+                local_files_only=local_files_only,
+            )
+        )
+    except errors.GatedRepoError as error:
+        raise ModelError(
+            f"{name} is gated: accept its licence on huggingface.co and log in with `hf auth login`"
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        raise ModelError(f"there is no model {name!r}, neither as a folder nor on the Hugging Face hub") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"there is no folder {name!r}, the Hugging Face hub's model of that name is not in the local cache, "
+            "and the hub is switched off or cannot be reached"
+        ) from error
+    except OSError as error:  # connection errors derive from it
+        raise ModelError(f"{name} cannot be downloaded: {' '.join(str(error).split())}") from error
+
+
+def load_pipeline(
+    folder: Path, dtype: torch.dtype, variant: str | None = None, **given: Any
+) -> tuple[Any, str | None, bytes]:
+    """(diffusers pipeline on the CPU, weight variant found, fingerprint of what was loaded) of `folder`.
+
+    dtype  of all networks; a VAE that overflows in half precision (force_upcast) is loaded in float32
+    given  components not to load but to use as they are; None leaves one out
+    Raises ModelError for missing or unreadable parts.
+    """
+    from diffusers import DiffusionPipeline
+    from diffusers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar as disable_weights_bar
+
+    disable_progress_bar()
+    disable_weights_bar()
+    index = read_json(folder / "model_index.json")
+    parts = [name for name, entry in index.items() if isinstance(entry, list) and entry[0] and name not in UNUSED]
+    own = [name for name in parts if name not in given]
+    for part in own:
+        if not (folder / part).is_dir():
+            raise ModelError(f"{folder} has no {part} folder, which its model_index.json announces")
+    variant = variant or _find_variant(folder, own)
+    for part in own:
+        if (folder / part / "config.json").is_file() and not list(_weights(folder / part, variant)):
+            kind = f"{variant} " if variant else ""
+            raise ModelError(f"{folder} has no {kind}safetensors weights for its {part}")
+    vae = read_json(folder / "vae" / "config.json") if "vae" in own else {}
+    upcast = dtype == torch.float16 and vae.get("force_upcast", False)
+    left_out = {part: None for part in UNUSED if part in index}
+    if "requires_safety_checker" in index:
+        left_out["requires_safety_checker"] = False  # type: ignore[assignment]
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(
+            folder,
+            dtype={"default": dtype, "vae": torch.float32} if upcast else dtype,
+            variant=variant,
+            use_safetensors=True,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            **left_out,
+            **given,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise ModelError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    except Exception as error:  # safetensors raises its own class, straight from Exception, for damaged files
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise ModelError(f"{folder} holds damaged weights: {error}") from error
+    for name, part in pipeline.components.items():
+        if isinstance(part, torch.nn.Module) and name not in given:
+            part.eval().requires_grad_(False)
+    return pipeline, variant, fingerprint_parts(folder, own, variant)
+
+
+def fingerprint_parts(folder: Path, parts: list[str], variant: str | None) -> bytes:
+    """First 4 bytes of the SHA-256 over the configurations, tokenizers and weights of `parts` of a pipeline folder.
+
+    Files of other variants, or of parts not used, make no difference, so that everyone who downloads the same model
+    gets the same fingerprint.
+    """
+    digest = hashlib.sha256()
+    files = [folder / "model_index.json"]
+    files += [folder / name for name in ("calibration.json",) if (folder / name).is_file()]
+    for part in sorted(parts):
+        texts = (path for path in (folder / part).iterdir() if path.suffix in (".json", ".txt", ".model"))
+        files += sorted(path for path in texts if not path.name.endswith(".index.json"))
+        files += sorted(_weights(folder / part, variant))
+    for path in files:
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + _file_digest(path))
+    return digest.digest()[:4]
+
+
+def _file_digest(path: Path) -> bytes:
+    """SHA-256 of a file.  The hub's cache names large files by theirs, which saves reading gigabytes."""
+    target = path.resolve()
+    if path.is_symlink() and target.parent.name == "blobs" and _BLOB.fullmatch(target.name):
+        return bytes.fromhex(target.name)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _weights(folder: Path, variant: str | None) -> Iterator[Path]:
+    """Safetensors files of `variant` (None: of no variant), shards included."""
+    for path in folder.glob("*.safetensors"):
+        middle = path.name.split(".")[1:-1]  # model.fp16-00001-of-00002.safetensors -> ["fp16-00001-of-00002"]
+        found = re.sub(r"-\d+-of-\d+$", "", middle[0]) if middle else None
+        if found == variant:
+            yield path
+
+
+def _find_variant(folder: Path, parts: list[str]) -> str | None:
+    """None where plain weights exist, "fp16" or "bf16" where only those do."""
+    core = next((part for part in ("unet", "transformer") if part in parts), None)
+    if core is None:
+        return None
+    for variant in (None, "fp16", "bf16"):
+        if list(_weights(folder / core, variant)):
+            return variant
+    return None
