@@ -152,6 +152,7 @@ def evaluate(
     notes: Sequence[str] = (),
     published: Sequence[Path] = (),
     pictures: int = 2,
+    hypothetical: bool = False,
     tick: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
     """Measure `specs` on `data` and write all outputs; what is measured already is not measured again."""
@@ -166,7 +167,7 @@ def evaluate(
             tensorboard(comparison, writer)
         results.append(comparison)
 
-    run(EvaluationModule(specs, data, out, extra, pictures, tick, finish), device, devices, num_nodes)
+    run(EvaluationModule(specs, data, out, extra, pictures, hypothetical, tick, finish), device, devices, num_nodes)
     return results[0] if results else collect(specs, data.names, out, data=data.name, command=command, anchor=anchor)
 
 

@@ -25,7 +25,7 @@ from ..codecs import Codec
 from ..data import write_file
 from ..data.datasets import NamedImages
 from ..data.images import to_pil
-from .measure import FAILURES, ExtraMetric, Measurement, Record, measure_image, record_from_dict
+from .measure import FAILURES, ExtraMetric, Measurement, Record, measure_image, progress_points, record_from_dict
 from .points import CodecSpec, pairs
 
 Tick = Callable[[str], None]
@@ -62,6 +62,7 @@ class EvaluationModule(lightning.LightningModule):
     out       output folder
     extra     further metrics by name
     pictures  how many of the first images have every decoded image kept for the report
+    hypothetical  also measure what no file stands for
     tick      called with a line of text after each unit
     summary   called on the first process when all units are done, with the logger's TensorBoard writer or None
     """
@@ -73,14 +74,17 @@ class EvaluationModule(lightning.LightningModule):
         out: Path,
         extra: dict[str, ExtraMetric] | None = None,
         pictures: int = 2,
+        hypothetical: bool = False,
         tick: Tick = lambda line: None,
         summary: Callable[[Any], None] = lambda writer: None,
     ) -> None:
         super().__init__()
         self.specs, self.data, self.out = list(specs), data, out
-        self.extra, self.pictures, self.tick, self.summary = extra or {}, pictures, tick, summary
+        self.extra, self.pictures, self.hypothetical = extra or {}, pictures, hypothetical
+        self.tick, self.summary = tick, summary
         self._codec: tuple[int, Codec] | None = None
-        self._identities = [spec.identity() + _metrics_identity(self.extra) for spec in self.specs]
+        suffix = "".join(f"+{name}" for name in sorted(self.extra)) + ("+hypothetical" if hypothetical else "")
+        self._identities = [spec.identity() + suffix for spec in self.specs]
 
     def test_dataloader(self) -> DataLoader[tuple[int, int]]:
         units = _Units(pairs(self.specs, len(self.data)))
@@ -121,7 +125,10 @@ class EvaluationModule(lightning.LightningModule):
 
         if number < self.pictures:
             save_picture(image, self.out / "pictures" / "original" / f"{name}.webp")
-        return measure_image(codec, spec, image, name, self.out, self.extra, keep, identity)
+        record = measure_image(codec, spec, image, name, self.out, self.extra, keep, identity, self.hypothetical)
+        if number < self.pictures:
+            record.progress = progress_points(codec, spec, record, image, self.out, keep)
+        return record
 
     def _build(self, which: int) -> Codec:
         if self._codec is None or self._codec[0] != which:
@@ -196,7 +203,3 @@ def _warm_up(codec: Codec, spec: CodecSpec) -> None:
     image = (torch.arange(64 * 64 * 3) % 251).to(torch.uint8).reshape(3, 64, 64)
     with tempfile.TemporaryDirectory() as folder:
         measure_image(codec, spec, image, "warm-up", Path(folder))
-
-
-def _metrics_identity(extra: dict[str, ExtraMetric]) -> str:
-    return "".join(f"+{name}" for name in sorted(extra))

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import math
 import resource
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from .metrics import bits_per_pixel, psnr, ssim_scores
 from .points import DEFAULT, LOSSLESS, CodecSpec, point_name
 
 FAILURES = (CodecError, ImageError, ModelError, OSError, MemoryError, ValueError, RuntimeError)
+BOUND = "autoencoder alone"
+STEPS = 12
 ExtraMetric = Callable[[Tensor, Tensor], float | None]
 
 
@@ -59,7 +62,10 @@ class Measurement:
 
 @dataclass
 class Record:
-    """All points of one codec on one image, as kept in ``records/CODEC/IMAGE.json``."""
+    """All points of one codec on one image, as kept in ``records/CODEC/IMAGE.json``.
+
+    progress  the first segments of one file, for the report's slider; only of images that are pictured there
+    """
 
     codec: str
     image: str
@@ -68,6 +74,7 @@ class Record:
     identity: str
     fingerprint: str = ""
     points: list[Measurement] = field(default_factory=list)
+    progress: list[Measurement] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; see :func:`record_from_dict`."""
@@ -76,7 +83,8 @@ class Record:
 
 def record_from_dict(data: dict[str, Any]) -> Record:
     """The record that :meth:`Record.as_dict` wrote."""
-    return Record(**{**data, "points": [Measurement(**point) for point in data["points"]]})
+    lists = {key: [Measurement(**point) for point in data[key]] for key in ("points", "progress")}
+    return Record(**{**data, **lists})
 
 
 def measure_image(
@@ -88,6 +96,7 @@ def measure_image(
     extra: dict[str, ExtraMetric] | None = None,
     keep: Callable[[str, Tensor], None] = lambda point, decoded: None,
     identity: str = "",
+    hypothetical: bool = False,
 ) -> Record:
     """Encode, write, read back, decode and score uint8 `image` [3, H, W] at every point of `spec`.
 
@@ -96,6 +105,7 @@ def measure_image(
     extra     further metrics by name, each called with (decoded, original)
     keep      called with every decoded image, e.g. to save pictures for the report
     identity  kept in the record, to tell later whether it still holds
+    hypothetical  also what no file shows: a UQDM's entropy estimates, the bound that an autoencoder sets
     """
     record = Record(spec.label, name, image.shape[1], image.shape[2], identity)
     accepted = inspect.signature(codec.encode).parameters
@@ -127,7 +137,8 @@ def measure_image(
                 result = Measurement(point, error="the lossless file does not give the original pixels back")
             record.points.append(result)
             keep(point, decoded)
-    record.points += _hypothetical(codec, image, extra or {})
+    if hypothetical:
+        record.points += hypothetical_points(codec, image, record.points, extra or {})
     return record
 
 
@@ -203,25 +214,57 @@ def _prefix(stream: Stream, segments: int, codec: Codec) -> bytes:
     return container.write(Stream(stream.header, stream.segments[:segments], stream.native), codec)
 
 
-def _hypothetical(codec: Codec, image: Tensor, extra: dict[str, ExtraMetric]) -> list[Measurement]:
-    """Points without a file, of codecs that offer ``hypothetical(image) -> [(name, bits, decoded image), ...]``."""
-    estimate = getattr(codec, "hypothetical", None)
-    if estimate is None:
-        return []
+def hypothetical_points(
+    codec: Codec, image: Tensor, measured: Sequence[Measurement], extra: dict[str, ExtraMetric]
+) -> list[Measurement]:
+    """Points that no file stands for, from what the codec offers beside encode and decode.
+
+    ``codec.measure(image)``  the bits its model's estimate gives each segment, at the measured prefixes' quality
+    ``codec.prior``           of a latent model: the quality of its autoencoder alone, which no rate exceeds
+    """
+    points: list[Measurement] = []
+    pixels = image.shape[1] * image.shape[2]
     try:
-        points = estimate(image)
+        if hasattr(codec, "measure"):
+            bits = list(itertools.accumulate(codec.measure(image)[1]))
+            for point in measured:
+                if not point.error and 1 <= point.segments <= len(bits):
+                    estimate = bits[point.segments - 1]
+                    name = f"estimate for {point.point}"
+                    points.append(
+                        replace(point, point=name, file="", num_bytes=estimate / 8, bpp=estimate / pixels, encode_s=0.0)
+                    )
+        prior = getattr(codec, "prior", None)
+        if prior is not None and not prior.lossless:
+            decoded = prior.decode(prior.encode(image[None]), (image.shape[1], image.shape[2]))[0].cpu()
+            points.append(Measurement(BOUND, scores=score(decoded, image, extra)))
     except FAILURES as error:
-        return [Measurement("hypothetical", hypothetical=True, error=_sentence(error))]
-    return [
-        Measurement(
-            name,
-            num_bytes=bits / 8,
-            bpp=bits / (image.shape[1] * image.shape[2]),
-            scores=score(decoded.cpu(), image, extra),
-            hypothetical=True,
-        )
-        for name, bits, decoded in points
-    ]
+        points.append(Measurement("hypothetical", error=_sentence(error)))
+    return [replace(point, hypothetical=True, decode_s=0.0, peak_mib=None) for point in points]
+
+
+def progress_points(
+    codec: Codec, spec: CodecSpec, record: Record, image: Tensor, out: Path, keep: Callable[[str, Tensor], None]
+) -> list[Measurement]:
+    """The record's largest lossy file decoded from its first k segments, for at most STEPS k; [] if it has but one.
+
+    The rate of a step is the size of the file that holds only these segments.
+    """
+    lossy = [p for p in record.points if p.file and not p.lossless and p.segments > 1]
+    if not lossy or spec.grid.option == "segments":  # a grid of segments has measured its prefixes already
+        return []
+    largest = max(lossy, key=lambda p: p.num_bytes)
+    stream = read_file(codec, (out / largest.file).read_bytes(), *image.shape[1:])
+    total = len(stream.segments)
+    points = []
+    for k in sorted({round(1 + (total - 1) * step / (STEPS - 1)) for step in range(STEPS)}):
+        decoded = codec.decode(stream, segments=k).cpu()
+        num_bytes = len(_prefix(stream, k, codec))
+        name = f"first {k} of {total} segments"
+        bpp = bits_per_pixel(num_bytes, *image.shape[1:])
+        points.append(Measurement(name, "", num_bytes, bpp, score(decoded, image), segments=k))
+        keep(name, decoded)
+    return points
 
 
 class _Watch:

@@ -41,9 +41,20 @@ def ssim_scores(image: Tensor, original: Tensor) -> tuple[float | None, float | 
     figures have it.  SSIM needs sides of at least 11 pixels, MS-SSIM of more than 160.
     """
     _check(image, original)
-    side = min(image.shape[1:])
-    if side < _WINDOW:
+    if min(image.shape[1:]) < _WINDOW:
         return None, None
+    threads = torch.get_num_threads()
+    torch.set_num_threads(
+        1
+    )  # many short operations: a second thread gains little alone and loses sixfold beside others
+    try:
+        return _ssim_and_ms_ssim(image, original)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _ssim_and_ms_ssim(image: Tensor, original: Tensor) -> tuple[float, float | None]:
+    side = min(image.shape[1:])
     scales = len(_WEIGHTS) if side > _SMALLEST_MS_SSIM else 1
     x, y = image[None].float(), original[None].float()
     ssim, product = 0.0, torch.ones(3)
@@ -75,14 +86,18 @@ def _ssim_terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _blur(x: Tensor) -> Tensor:
-    """Separable Gaussian over [N, C, H, W], without padding."""
-    offsets = torch.arange(_WINDOW, dtype=torch.float32, device=x.device) - _WINDOW // 2
-    window = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
-    window = window / window.sum()
-    planes = x.flatten(0, 1)[:, None]
-    planes = F.conv2d(planes, window.view(1, 1, -1, 1))
-    planes = F.conv2d(planes, window.view(1, 1, 1, -1))
-    return planes.view(*x.shape[:2], *planes.shape[2:])
+    """Separable Gaussian over [N, C, H, W], without padding.
+
+    Eleven shifted additions a direction: six times faster on a CPU than conv2d with one channel.
+    """
+    weights = [math.exp(-((k - _WINDOW // 2) ** 2) / (2 * _SIGMA**2)) for k in range(_WINDOW)]
+    for dim in (2, 3):
+        size = x.shape[dim] - _WINDOW + 1
+        total = x.narrow(dim, 0, size) * (weights[0] / sum(weights))
+        for k in range(1, _WINDOW):
+            total.add_(x.narrow(dim, k, size), alpha=weights[k] / sum(weights))
+        x = total
+    return x
 
 
 def _check(image: Tensor, original: Tensor) -> None:

@@ -78,7 +78,7 @@ class Curve:
     @property
     def lossless_point(self) -> Point | None:
         """The point that restores every pixel, if every image reached it."""
-        return next((p for p in self.points if p.lossless and p.complete), None)
+        return next((p for p in self.points if p.lossless and p.complete and not p.hypothetical), None)
 
 
 def average(records: Iterable[Record]) -> list[Curve]:

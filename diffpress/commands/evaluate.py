@@ -14,6 +14,7 @@ from ..data import load_data
 from ..evaluation.compare import evaluate
 from ..evaluation.plots import plot_files
 from ..evaluation.points import parse_specs
+from ..evaluation.report import write_report
 from ..evaluation.results import table_text
 from .batch import DEFAULT_MODELS, run
 
@@ -32,6 +33,7 @@ def parser() -> ArgumentParser:
     p.add_argument("--num-nodes", type=int, default=1, help="machines")
     p.add_argument("--limit", type=int | None, help="only the first so many images")
     p.add_argument("--pictures", type=int, default=2, help="images to show in the report")
+    p.add_argument("--hypothetical", action="store_true", help="also entropy estimates and bounds, marked as such")
     p.add_argument("--plot", nargs="+", type=Path, help="only plot these JSON files to -o FIGURE")
     p.add_argument("--metric", default="psnr-rgb", help="metric of --plot")
     p.add_argument("-o", "--out", type=Path, required=True, help="output folder; for --plot, the figure")
@@ -65,10 +67,12 @@ def main(args: list[str] | None = None) -> int:
                 num_nodes=a.num_nodes,
                 published=a.published,
                 pictures=a.pictures,
+                hypothetical=a.hypothetical,
                 tick=lambda line: bar.console.print(line, markup=False) if line else bar.advance(task),
             )
+        write_report(result, a.out / "report.html")
         print(table_text(result.summary(), result.anchor))
-        print(a.out / "tables.md")
+        print(a.out / "report.html")
         return sum(bool(point.error) for record in result.records for point in record.points)
 
     return run(action)

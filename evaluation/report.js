@@ -1,0 +1,206 @@
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+const $ = (id) => document.getElementById(id);
+const dark = matchMedia("(prefers-color-scheme: dark)");
+let printing = false;
+
+const element = (tag, text, attributes = {}) => {
+  const node = Object.assign(document.createElement(tag), attributes);
+  if (text !== undefined && text !== null) node.textContent = text;
+  return node;
+};
+const option = (value, text, selected) => element("option", text ?? value, { value, selected: Boolean(selected) });
+const number = (value, digits, unit = "") => (value === null || value === undefined ? "" : value.toFixed(digits) + unit);
+const signed = (value, digits, unit) =>
+  value === null || value === undefined ? "" : (value > 0 ? "+" : value < 0 ? "\u2212" : "") + Math.abs(value).toFixed(digits) + unit;
+const colour = (curve) => (dark.matches && !printing ? curve.colour_dark : curve.colour);
+
+// ---- rate and quality ------------------------------------------------------------------------------------------
+for (const [key, title] of Object.entries(data.metrics)) $("metric").append(option(key, title));
+for (const [value, text] of [["", "all"], ["0.25", "0.25 bpp"], ["0.5", "0.5 bpp"], ["1", "1 bpp"], ["2", "2 bpp"]])
+  $("span").append(option(value, text));
+const toggles = data.curves.map((curve) => {
+  if (!curve.points.some((point) => !point.lossless)) return null;
+  const box = element("input", null, { type: "checkbox", checked: true });
+  const swatch = element("span", null, { className: "swatch" + (curve.published ? " dash" : "") });
+  swatch.style.borderTopColor = colour(curve);
+  const label = element("label");
+  label.append(box, swatch, curve.codec);
+  $("toggles").append(label);
+  box.addEventListener("change", plot);
+  box.dataset.codec = curve.codec;
+  return { curve, box, swatch };
+}).filter(Boolean);
+
+function series(curve, metric, hypothetical) {
+  return curve.points
+    .filter((p) => p.images === p.of && !p.lossless && p.hypothetical === hypothetical && p.values[metric] !== undefined)
+    .sort((a, b) => a.values.bpp - b.values.bpp);
+}
+
+function plot() {
+  const style = getComputedStyle(document.documentElement);
+  const ink = printing ? "#000" : style.getPropertyValue("--ink").trim();
+  const line = printing ? "#bbb" : style.getPropertyValue("--line").trim();
+  const metric = $("metric").value, limit = Number($("span").value) || Infinity, log = $("log").checked;
+  const traces = [];
+  toggles.forEach(({ curve, box, swatch }, index) => {
+    swatch.style.borderTopColor = colour(curve);
+    if (!box.checked) return;
+    for (const hypothetical of [false, true]) {
+      const points = series(curve, metric, hypothetical);
+      if (!points.length) continue;
+      traces.push({
+        x: points.map((p) => p.values.bpp), y: points.map((p) => p.values[metric]),
+        text: points.map((p) => p.point), name: curve.codec + (hypothetical ? " (hypothetical)" : ""),
+        mode: curve.published ? "lines" : "lines+markers",
+        line: { color: colour(curve), width: curve.published ? 1.5 : 2.5, dash: curve.published ? "dash" : hypothetical ? "dot" : "solid" },
+        marker: { symbol: index % 8, size: 8 },
+        hovertemplate: "%{text}<br>%{x:.4f} bpp<br>%{y:.4f}<extra>%{fullData.name}</extra>",
+      });
+    }
+  });
+  const inside = traces.flatMap((t) => t.x.map((x, i) => [x, t.y[i]])).filter(([x]) => x <= limit);
+  const low = Math.min(...inside.map(([, y]) => y)), high = Math.max(...inside.map(([, y]) => y)), pad = (high - low) * 0.05;
+  const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line, automargin: true };
+  const smallest = Math.min(...inside.map(([x]) => x));
+  const range = limit === Infinity ? undefined : log ? [Math.log10(smallest * 0.9), Math.log10(limit)] : [0, limit];
+  Plotly.react("plot", traces, {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, family: "system-ui, sans-serif", size: 13 },
+    margin: { l: 60, r: 15, t: 15, b: 50 }, showlegend: printing || innerWidth > 900, hovermode: "closest",
+    legend: { orientation: "v", x: 1, xanchor: "right", y: 0, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" },
+    xaxis: { ...axis, title: { text: "bits per pixel" }, type: log ? "log" : "linear", range, rangemode: "tozero" },
+    yaxis: { ...axis, title: { text: data.metrics[metric] }, range: inside.length && limit !== Infinity ? [low - pad, high + pad] : undefined },
+  }, { responsive: true, displaylogo: false, scrollZoom: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] });
+  $("plot").dataset.traces = traces.length;
+}
+for (const id of ["metric", "log", "span"]) $(id).addEventListener("change", () => { plot(); summary(); });
+$("all").addEventListener("click", () => { toggles.forEach((t) => { t.box.checked = true; }); plot(); });
+$("measured").addEventListener("click", () => { toggles.forEach((t) => { t.box.checked = !t.curve.published; }); plot(); });
+dark.addEventListener("change", plot);
+addEventListener("beforeprint", () => { printing = true; plot(); });
+addEventListener("afterprint", () => { printing = false; plot(); });
+
+// ---- tables ----------------------------------------------------------------------------------------------------
+function fill(table, head, rows) {
+  table.replaceChildren();
+  const top = element("tr");
+  head.forEach((text) => top.append(element("th", text, { scope: "col" })));
+  const thead = element("thead"), body = element("tbody");
+  thead.append(top);
+  rows.forEach(([className, ...cells]) => {
+    const row = element("tr", null, { className });
+    cells.forEach((text) => row.append(element("td", text)));
+    body.append(row);
+  });
+  table.append(thead, body);
+}
+for (const curve of data.curves.filter((c) => data.bd[Object.keys(data.metrics)[0]]?.[c.codec]))
+  $("anchor").append(option(curve.codec, curve.codec, curve.codec === data.anchor));
+function summary() {
+  const metric = $("metric").value, anchor = $("anchor").value, unit = metric.startsWith("psnr") ? " dB" : "";
+  fill($("summary"), ["Codec", "BD-rate", unit ? "BD-PSNR" : "BD-quality", "Encode s", "Decode s", "Peak MiB", "Model"],
+    data.summary.map((s) => {
+      const bd = data.bd[metric]?.[anchor]?.[s.codec] ?? [null, null];
+      return [s.published ? "published" : "", s.codec,
+        s.codec === anchor ? "anchor" : signed(bd[0], 1, " %"), s.codec === anchor ? "" : signed(bd[1], unit ? 2 : 4, unit),
+        number(s.encode_s, 3), number(s.decode_s, 3), number(s.peak_mib, 0), s.fingerprint];
+    }));
+}
+$("anchor").addEventListener("change", summary);
+const exact = data.summary.filter((s) => s.lossless_bpd !== null).sort((a, b) => a.lossless_bpd - b.lossless_bpd);
+$("lossless-section").hidden = !exact.length;
+fill($("lossless"), ["Codec", "Bits per dimension", "Bits per pixel"],
+  exact.map((s) => ["", s.codec, number(s.lossless_bpd, 3), number(3 * s.lossless_bpd, 3)]));
+const keys = Object.entries(data.metrics);
+fill($("points"), ["Codec", "Point", "bpp", ...keys.map(([, title]) => title), "Encode s", "Decode s"],
+  data.curves.filter((c) => !c.published).flatMap((c) => c.points.map((p) => ["", c.codec,
+    p.point + (p.hypothetical ? " (hypothetical)" : "") + (p.images < p.of ? ` (${p.images} of ${p.of} images)` : ""),
+    number(p.values.bpp, 4), ...keys.map(([key]) => (p.lossless ? "exact" : number(p.values[key], key.startsWith("psnr") ? 2 : 4))),
+    number(p.values.encoding_time, 3), number(p.values.decoding_time, 3)])));
+
+// ---- pictures --------------------------------------------------------------------------------------------------
+const pictures = data.pictures;
+const caption = (p) => (p.codec === "original" ? "original"
+  : `${p.codec}, ${p.point}: ${p.bpp.toFixed(3)} bpp` + (p.psnr === null ? ", exact" : `, ${p.psnr.toFixed(2)} dB`));
+const ofImage = (name) => pictures.filter((p) => p.image === name && !p.progress);
+const names = [...new Set(pictures.map((p) => p.image))];
+$("view-section").hidden = !names.length;
+function choices() {
+  const list = ofImage($("image").value);
+  const keep = [$("left").value, $("right").value];
+  ["left", "right"].forEach((id, side) => {
+    $(id).replaceChildren(...list.map((p, i) => option(String(i), caption(p))));
+    const wanted = keep[side] && keep[side] < list.length ? keep[side] : String(side === 0 ? 0 : closest(list, 0.5));
+    $(id).value = wanted;
+  });
+  show();
+}
+function closest(list, bpp) {
+  let best = 0;
+  list.forEach((p, i) => {
+    if (p.codec !== "original" && (best === 0 || Math.abs(p.bpp - bpp) < Math.abs(list[best].bpp - bpp))) best = i;
+  });
+  return best;
+}
+function show() {
+  const list = ofImage($("image").value), left = list[$("left").value], right = list[$("right").value];
+  if (!left || !right) return;
+  $("under").src = right.src; $("under").alt = caption(right); $("rightcap").textContent = caption(right);
+  $("over").src = left.src; $("over").alt = caption(left); $("leftcap").textContent = caption(left);
+  wipe();
+}
+function wipe() {
+  const part = Number($("wipe").value);
+  $("over").style.clipPath = `inset(0 ${100 - part}% 0 0)`;
+  $("edge").style.left = `calc(${part}% - 1px)`;
+}
+names.forEach((name) => { $("image").append(option(name)); });
+$("image").addEventListener("change", choices);
+for (const id of ["left", "right"]) $(id).addEventListener("change", show);
+$("wipe").addEventListener("input", wipe);
+$("compare").addEventListener("pointermove", (event) => {
+  if (!event.buttons) return;
+  const box = $("compare").getBoundingClientRect();
+  $("wipe").value = Math.round((100 * (event.clientX - box.left)) / box.width);
+  wipe();
+});
+
+const steps = pictures.filter((p) => p.progress);
+$("progress-section").hidden = !steps.length;
+const stepsNow = () => steps.filter((p) => p.image === $("pimage").value && p.codec === $("pcodec").value);
+function restep() {
+  const list = stepsNow();
+  $("steps").max = Math.max(list.length - 1, 0);
+  $("steps").value = Math.min(Math.floor(list.length / 2), list.length - 1);
+  step();
+}
+function step() {
+  const picture = stepsNow()[Number($("steps").value)];
+  if (!picture) { $("step").removeAttribute("src"); $("stepcap").textContent = ""; return; }
+  $("step").src = picture.src; $("step").alt = caption(picture); $("stepcap").textContent = caption(picture);
+  $("steps").setAttribute("aria-valuetext", caption(picture));
+}
+[...new Set(steps.map((p) => p.image))].forEach((name) => $("pimage").append(option(name)));
+[...new Set(steps.map((p) => p.codec))].forEach((name) => $("pcodec").append(option(name)));
+for (const id of ["pimage", "pcodec"]) $(id).addEventListener("change", restep);
+$("steps").addEventListener("input", step);
+
+// ---- origin ----------------------------------------------------------------------------------------------------
+$("command").textContent = data.command;
+for (const [key, value] of Object.entries({ ...data.machine, ...data.versions }))
+  $("origin").append(element("dt", key), element("dd", value));
+for (const curve of data.curves.filter((c) => c.fingerprint))
+  $("origin").append(element("dt", `model of ${curve.codec}`), element("dd", curve.fingerprint));
+for (const curve of data.curves.filter((c) => c.published))
+  $("origin").append(element("dt", curve.codec), element("dd", curve.published));
+data.notes.forEach((note) => $("notes").append(element("li", note)));
+const kinds = [];
+if (data.curves.some((c) => c.published)) kinds.push("Dashed: figures published by others, not measured here.");
+if (data.curves.some((c) => c.points.some((p) => p.hypothetical))) kinds.push("Dotted: hypothetical, no such file exists.");
+$("kinds").textContent = kinds.join(" ");
+plot();
+summary();
+if (names.length) choices();
+if (steps.length) restep();
+document.documentElement.dataset.ready = "yes";

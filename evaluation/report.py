@@ -1,0 +1,164 @@
+"""The report: one HTML file that needs nothing else, no network included.
+
+The page is report.html, report.css and report.js with the data as JSON, the pictures as data URLs and plotly.js from
+the plotly package put in.  What the figures are is decided in results.py; here they are only laid out.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from plotly.offline import get_plotlyjs
+
+from ..data import write_file
+from .bd import bd_quality, bd_rate
+from .compare import Comparison
+from .measure import Measurement, Record
+from .points import CodecSpec
+from .results import HIGHER_IS_BETTER, TITLES, Curve, metrics_of
+
+# One colour per curve, in the order of the curves: (on white, on black), Okabe and Ito's set made lighter for the dark.
+COLOURS = (
+    ("#0072b2", "#56b4e9"),
+    ("#d55e00", "#ff8a3d"),
+    ("#009e73", "#2fd0a0"),
+    ("#b0568f", "#e79ccb"),
+    ("#b07a00", "#f0c04a"),
+    ("#5b4ea3", "#a99bf0"),
+    ("#8c3b3b", "#e08a8a"),
+    ("#3f7f93", "#8fd3e6"),
+    ("#6b6b6b", "#b9b9b9"),
+    ("#4d7a1f", "#a5d66b"),
+)
+PICTURE_RATES = (0.1, 0.25, 0.5, 1.0, 2.0)  # bpp near which a codec's picture is embedded; all would be too many bytes
+_BROWSER_TYPES = {".jpg": "image/jpeg", ".webp": "image/webp", ".avif": "image/avif", ".png": "image/png"}
+
+
+def write_report(comparison: Comparison, path: Path) -> None:
+    """Write the HTML report of `comparison` to `path`."""
+    title = f"{comparison.data}, {comparison.images} images: {', '.join(c.codec for c in comparison.curves)}"
+    page = _asset("report.html")
+    parts = {
+        "__TITLE__": html.escape(title),
+        "__CSS__": _asset("report.css"),
+        "__PLOTLY__": get_plotlyjs().replace("</script", "<\\/script"),
+        "__DATA__": json.dumps(_data(comparison), allow_nan=False).replace("</", "<\\/"),
+        "__JS__": _asset("report.js"),
+    }
+    for name, text in parts.items():
+        page = page.replace(name, text)
+    write_file(path, page.encode())
+
+
+def _asset(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text()
+
+
+def _data(comparison: Comparison) -> dict[str, Any]:
+    curves = [*comparison.curves, *comparison.published]
+    metrics = metrics_of(comparison.curves)
+    prints = {curve.codec: curve.fingerprint for curve in curves}
+    failures = [f"{r.codec} {r.image} {p.point}: {p.error}" for r in comparison.records for p in r.points if p.error]
+    return {
+        "command": comparison.command,
+        "versions": comparison.versions,
+        "machine": comparison.machine,
+        "notes": comparison.notes + failures,
+        "anchor": comparison.anchor,
+        "metrics": {name: TITLES[name] for name in metrics},
+        "curves": [_curve(curve, index) for index, curve in enumerate(curves)],
+        "summary": [vars(line) | {"fingerprint": prints.get(line.codec, "")} for line in comparison.summary()],
+        "bd": {metric: _deltas(curves, metric) for metric in metrics},
+        "pictures": _pictures(comparison),
+    }
+
+
+def _curve(curve: Curve, index: int) -> dict[str, Any]:
+    light, night = COLOURS[index % len(COLOURS)]
+    return {
+        "codec": curve.codec,
+        "published": curve.published,
+        "fingerprint": curve.fingerprint,
+        "colour": light,
+        "colour_dark": night,
+        "points": [vars(point) for point in curve.points],
+    }
+
+
+def _deltas(curves: list[Curve], metric: str) -> dict[str, dict[str, tuple[float | None, float | None]]]:
+    """[anchor][codec] -> (BD-rate in %, BD-quality) for every pair of curves with enough points."""
+    sign = 1.0 if HIGHER_IS_BETTER.get(metric, True) else -1.0
+    series = {}
+    for curve in curves:
+        rate, quality = curve.series(metric)
+        if len(rate) >= 3:
+            series[curve.codec] = (rate, [sign * value for value in quality])
+    return {
+        anchor: {
+            codec: (bd_rate(*base, *own), _signed(bd_quality(*base, *own), sign))
+            for codec, own in series.items()
+            if codec != anchor
+        }
+        for anchor, base in series.items()
+    }
+
+
+def _signed(value: float | None, sign: float) -> float | None:
+    return None if value is None else sign * value
+
+
+def _pictures(comparison: Comparison) -> list[dict[str, Any]]:
+    """The embedded pictures, per image: the original, each codec near PICTURE_RATES, steps of progressive files."""
+    folder = comparison.out / "pictures"
+    names = [path.stem for path in sorted((folder / "original").glob("*.webp"))]
+    chosen: list[dict[str, Any]] = []
+    for name in names:
+        records = [r for r in comparison.records if r.image == name]
+        if not records:
+            continue
+        original = folder / "original" / f"{name}.webp"
+        chosen.append(
+            {"image": name, "codec": "original", "point": "", "bpp": 0, "psnr": None, "progress": False}
+            | {"src": _data_url(original)}
+        )
+        for record in records:
+            spec = next(spec for spec in comparison.specs if spec.label == record.codec)
+            usable = [p for p in record.points if not p.error and not p.hypothetical]
+            picked = _near([p for p in usable if not p.lossless], PICTURE_RATES)
+            progress = record.progress or (
+                [p for p in usable if not p.lossless] if spec.grid.option == "segments" else []
+            )
+            for point, is_step in [(p, False) for p in picked] + [(p, True) for p in progress]:
+                source = _source(comparison.out, spec, record, point)
+                if source is not None:
+                    chosen.append(
+                        {"image": name, "codec": record.codec, "point": point.point, "bpp": point.bpp}
+                        | {"psnr": point.scores.get("psnr-rgb"), "progress": is_step, "src": _data_url(source)}
+                    )
+    return chosen
+
+
+def _near(points: list[Measurement], rates: tuple[float, ...]) -> list[Measurement]:
+    """For each rate the point closest to it (by ratio), each once, by rate."""
+    picked = {
+        min(points, key=lambda p: max(p.bpp / rate, rate / max(p.bpp, 1e-9))).point: None for rate in rates if points
+    }
+    return sorted((p for p in points if p.point in picked), key=lambda p: p.bpp)
+
+
+def _source(out: Path, spec: CodecSpec, record: Record, point: Measurement) -> Path | None:
+    """The compressed file itself where browsers display it, else the picture kept of the decoded image."""
+    file = out / point.file
+    if point.file and file.suffix in _BROWSER_TYPES and file.is_file():
+        return file
+    picture = out / "pictures" / spec.slug / f"{record.image}-{point.point}.webp"
+    return picture if picture.is_file() else None
+
+
+def _data_url(path: Path) -> str:
+    return f"data:{_BROWSER_TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
