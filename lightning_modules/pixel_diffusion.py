@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..data.tiling import tile
 from .muon import MuonAdamW
 from .networks.score_net import ScoreNet, ScoreNetConfig
 from .priors.fingerprint import ModelError, fingerprint, read_json
@@ -104,6 +105,17 @@ class PixelDiffusion(L.LightningModule):
         for name, value in values.items():
             self.log(f"{prefix}/{name}", value.detach(), on_step=training, on_epoch=not training,
                      sync_dist=not training, batch_size=batch_size, prog_bar=name == "bpd")  # fmt: skip
+
+    def log_psnr(self, prefix: str, name: str, image: Tensor, original: Tensor) -> None:
+        """Log as `prefix`/psnr_`name` the PSNR in dB of a batch's mean squared error (uint8), at most 100."""
+        mse = (image.float() - original.float()).square().mean()
+        psnr = 10.0 * torch.log10(255.0**2 / mse.clamp_min(255.0**2 * 1e-10))
+        self.log_dict_prefixed(prefix, {f"psnr_{name}": psnr}, len(original))
+
+    @staticmethod
+    def test_batches(batch: Tensor | tuple[str, Tensor]) -> tuple[Tensor, ...]:
+        """A test image (name, uint8 [3, H, W]) as batches of 64 x 64 tiles; a batch [B, 3, H, W] as it is."""
+        return (batch,) if isinstance(batch, Tensor) else tile(batch[1], 64).split(8)
 
     def log_images(self, name: str, images: list[Tensor]) -> None:
         """Send a grid to TensorBoard, one row per uint8 batch [B, 3, H, W] of `images`."""

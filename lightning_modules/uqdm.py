@@ -87,7 +87,8 @@ class UQDM(PixelDiffusion):
     compile              run the network through torch.compile
     channels_last        keep the network's weights in channels_last order (faster convolutions on most CPUs and GPUs)
     progressive_batches  validation batches on which the reconstructions by all three methods are scored, None for all;
-                         they need T (T + 1) network passes, the NELBO needs T.  Tests always score all batches.
+                         they need T (T + 1) network passes, the NELBO needs T.  Tests score all images, cut into 64 x 64
+                         tiles where they are larger.
     """
 
     kind = "UQDM"
@@ -219,18 +220,20 @@ class UQDM(PixelDiffusion):
         every = self.progressive_batches is None or batch_index < self.progressive_batches
         self._evaluate("val", batch, batch_index, METHODS if every else ())
 
-    def test_step(self, batch: Tensor, batch_index: int) -> None:
-        self._evaluate("test", batch, batch_index, METHODS)
+    def test_step(self, batch: Tensor | tuple[str, Tensor], batch_index: int) -> None:
+        for part in self.test_batches(batch):
+            self._evaluate("test", part, batch_index, METHODS)
 
     def _evaluate(self, prefix: str, batch: Tensor, batch_index: int, methods: tuple[Method, ...]) -> None:
         cost = self.nelbo(batch)
         self._log_nelbo(prefix, cost, batch)
         for step in range(self.n_steps):
-            self._log_psnr(prefix, "denoise", step, pixel_likelihood.to_pixels(cost.x_hat[step]), batch)
+            self.log_psnr(prefix, f"denoise/{step}", pixel_likelihood.to_pixels(cost.x_hat[step]), batch)
         for method in methods:
             for sent in range(self.n_steps + 1):
                 if method != "denoise" or sent == self.n_steps:  # the others came with the NELBO
-                    self._log_psnr(prefix, method, sent, self.reconstruct(cost.latents[sent], sent, method), batch)
+                    image = self.reconstruct(cost.latents[sent], sent, method)
+                    self.log_psnr(prefix, f"{method}/{sent}", image, batch)
         if batch_index == 0:
             rows = [pixel_likelihood.to_pixels(x_hat[:8]) for x_hat in cost.x_hat]
             self.log_images(f"{prefix}/denoise", [*rows, batch[:8]])
@@ -246,12 +249,6 @@ class UQDM(PixelDiffusion):
         if prefix != "train":
             scalars |= {f"bpd_step/{i + 1}": cost.steps[:, i].mean() for i in range(self.n_steps)}
         self.log_dict_prefixed(prefix, scalars, len(batch))
-
-    def _log_psnr(self, prefix: str, method: str, sent: int, image: Tensor, original: Tensor) -> None:
-        """PSNR in dB of the batch's mean squared error after `sent` steps, at most 100."""
-        mse = (image.float() - original.float()).square().mean()
-        psnr = 10.0 * torch.log10(255.0**2 / mse.clamp_min(255.0**2 * 1e-10))
-        self.log_dict_prefixed(prefix, {f"psnr_{method}/{sent}": psnr}, len(original))
 
 
 def from_config(config: dict[str, Any], **training: Any) -> UQDM:
@@ -292,7 +289,7 @@ def main() -> None:
 
     from .published import convert
 
-    auto_cli([export, convert], prog="python -m diffpress.lightning_modules.uqdm")
+    auto_cli([export, convert], prog="python -m diffpress.lightning_modules.uqdm", as_positional=True)
 
 
 if __name__ == "__main__":

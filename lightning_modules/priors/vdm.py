@@ -1,0 +1,31 @@
+"""Our VDM as a prior for DiffC and bits-back coding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..vdm import load_vdm
+from .pixel import PixelPrior
+
+
+class VDMPrior(PixelPrior):
+    """The VDM in a model folder: 1000 levels, evenly spaced in log-SNR over the range of its schedule.
+
+    A network with attention sees the whole image at once; its memory grows with the image, its time with the square.
+    """
+
+    def __init__(self, folder: Path, device: str | torch.device = "cpu") -> None:
+        self.model = load_vdm(folder, device).requires_grad_(False)
+        super().__init__(Path(folder), torch.device(device), self.model.network.config.patch_size)
+        self.clean, self.noisy = self.model.schedule(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+
+    def log_snr(self, step: int) -> float:
+        return self.clean + (self.noisy - self.clean) * step / self.num_levels
+
+    @torch.inference_mode()
+    def denoise(self, z: Tensor, step: int) -> Tensor:
+        level = torch.full((len(z),), self.log_snr(step), dtype=z.dtype, device=z.device)
+        return self.model.predict(z, level).clamp(-1.0, 1.0)
