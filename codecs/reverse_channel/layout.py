@@ -94,6 +94,18 @@ class Codebook:
             total[:, self.size - shift :] += part[:, :shift]
         return total
 
+    def energies(self, matrix: Tensor, lengths: Tensor) -> Tensor:
+        """|z_i|^2 over the first `lengths` coordinates of every codeword: int64 [D] -> float32 [D, size]."""
+        norms: dict[int, Tensor] = {}
+        total = torch.zeros(len(lengths), self.size, device=matrix.device)
+        for row, length in enumerate(lengths.tolist()):
+            for b in range(-(-length // self.width)):
+                width = min(self.width, length - b * self.width)
+                if width not in norms:
+                    norms[width] = torch.linalg.vector_norm(matrix[:, :width], dim=1).square()
+                total[row] += norms[width].roll(-(b * STEP % self.size))
+        return total
+
     def codewords(self, index: Tensor, matrix: Tensor | None = None) -> Tensor:
         """Codewords int64 [R] -> float32 [R, blocks, width], without drawing the rest of the codebook."""
         rows = ((index[:, None] + self.offsets()) % self.size).reshape(-1)

@@ -34,7 +34,8 @@ ROUND = 1 << 16  # candidates that are scored at once; further ones reuse the co
 CONSTANT_WIDTH = 16  # chunks at least this wide share one constant codebook
 EXACT_PADDING, TRUNCATED_PADDING = 8, 2  # log2 of the candidates beyond the chunk's KL
 MISSED = 1e-4  # exact search ends when this few later candidates are expected to win
-SCORES = 1 << 26  # scores held at once, 256 MiB
+SCORES = 1 << 25  # scores held at once, 128 MiB
+ROWS = 64  # chunks times rounds that an exact search scores together after its first round
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class Chunks:
     def round(self) -> int:
         """Candidates per round of the search."""
         return min(ROUND, self.candidates)
+
+    @property
+    def constant(self) -> bool:
+        """Whether the codebook is a constant: chunks are so wide that their signs alone make fresh candidates."""
+        return self.layout.blocks * self.layout.width >= CONSTANT_WIDTH
 
 
 @dataclass(frozen=True)
@@ -177,33 +183,34 @@ class PfrCoder:
         constant = 0.5 * (length * math.log(v) - energy)
         mean = 0.5 * (energy / v - shrink * length + length * math.log(v))
         spread = (energy / v**2 + 0.5 * shrink**2 * length).clamp(min=1e-12).sqrt()
-        now = 0.0
-        for number, first in enumerate(range(0, chunks.candidates, chunks.round)):
-            count = min(chunks.round, chunks.candidates - first)
-            times = _arrivals(backend, key, number, count, now)
+        now, number, rounds = 0.0, 0, -(-chunks.candidates // chunks.round)
+        while number < rounds and len(active):
+            together = 1 if number == 0 else min(rounds - number, max(1, ROWS // len(active)))
+            times = _arrivals(backend, key, number, together * chunks.round, now)
+            times[chunks.candidates - number * chunks.round :] = torch.inf  # the last round may be a partial one
             now = float(times[-1])
             log_times = times.log().to(backend.device, torch.float32)
+            first = number * chunks.round
             if self.scoring == "fused":
                 top, where = backend.fused_pfr(
-                    scaled.view(chunks.count, -1), key, FRESH, first, count, log_times, 0.5 * shrink * v
+                    scaled.view(chunks.count, -1), key, FRESH, first, len(times), log_times, 0.5 * shrink * v
                 )
                 top, where = top[active], where[active]
             else:
-                top, where = self._best_of_round(backend, chunks, scaled, active, number, log_times, key)
+                top, where = self._best_of_rounds(backend, chunks, scaled, active, number, log_times, key)
             better = top > best[active]
             index[active] = torch.where(better, where + first, index[active])
             best[active] = torch.where(better, top, best[active])
-            if self.mode == "exact":
+            number += together
+            if self.mode == "exact" and number < rounds:
                 # later winners expected: integral over t > now of P_p(w > t / theta), theta = exp(-best) the score to
                 # beat, is at most theta P_q(w > now / theta); ln w is taken as normal
                 log_theta = -(best.double() + constant)[active]
                 tail = torch.special.ndtr(-(math.log(now) - log_theta - mean[active]) / spread[active])
                 active = active[log_theta.exp() * tail > MISSED]
-                if len(active) == 0:
-                    break
         return index
 
-    def _best_of_round(
+    def _best_of_rounds(
         self,
         backend: Backend,
         chunks: Chunks,
@@ -213,21 +220,35 @@ class PfrCoder:
         log_times: Tensor,
         key: int,
     ) -> tuple[Tensor, Tensor]:
-        """(score, candidate) of the best candidate of one round for each active chunk."""
-        codebook = _codebook(backend, chunks, number, key)
-        matrix = _matrix(backend, codebook)
-        v = chunks.variance
-        width = codebook.blocks * codebook.width
+        """(score, candidate from round `number` on) of the best candidate for each active chunk.
+
+        All rounds that log_times covers are scored at once: another round is another row of signs.
+        """
+        layout, v = chunks.layout, chunks.variance
+        shape, width = (-1, layout.blocks, layout.width), layout.blocks * layout.width
+        distinct, which = torch.unique(layout.lengths, return_inverse=True)
+        which = which.to(backend.device)
+        log_times = log_times.view(-1, chunks.round)
         tops, wheres = [], []
-        for part in active.split(max(1, SCORES // (chunks.round * codebook.blocks))):
-            signs = backend.sign_rows(key, SIGNS, number * chunks.count + part, width)
-            scores = codebook.scores(matrix, (scaled[part] * signs.view(len(part), codebook.blocks, codebook.width)))
-            if v != 1.0:
-                scores -= 0.5 * (v - 1.0) * _energies(codebook, matrix, chunks.layout, part)
-            top, where = (scores[:, : len(log_times)] - log_times).max(1)
-            tops.append(top)
-            wheres.append(where)
-        return torch.cat(tops), torch.cat(wheres)
+        rounds = torch.arange(len(log_times), device=backend.device)
+        energy = matrix = None
+        for group in rounds.split(len(log_times) if chunks.constant else 1):
+            codebook = _codebook(backend, chunks, number + int(group[0]), key)
+            if matrix is None or not chunks.constant:
+                matrix = _matrix(backend, codebook)
+                energy = codebook.energies(matrix, distinct) * (0.5 * (v - 1.0))
+            pairs = torch.cartesian_prod(group, active).view(-1, 2)
+            for part in pairs.split(max(1, SCORES // (chunks.round * layout.blocks))):
+                r, chunk = part.unbind(1)
+                signs = backend.sign_rows(key, SIGNS, (number + r) * chunks.count + chunk, width)
+                scores = codebook.scores(matrix, scaled[chunk] * signs.view(shape))
+                scores.sub_(energy[which[chunk]]).sub_(log_times[r])
+                top, where = scores.max(1)
+                tops.append(top)
+                wheres.append(where + r * chunks.round)
+        top = torch.cat(tops).view(-1, len(active))
+        best, which_round = top.max(0)
+        return best, torch.cat(wheres).view(-1, len(active)).gather(0, which_round[None])[0]
 
     def _sample(self, backend: Backend, chunks: Chunks, index: Tensor, size: int, key: int) -> Tensor:
         """The sample that the indices int64 [n] stand for, float32 [d]."""
@@ -253,7 +274,7 @@ def _rotation(backend: Backend, size: int, key: int) -> Tensor:
 def _codebook(backend: Backend, chunks: Chunks, number: int, key: int) -> Codebook:
     """The codebook of one round: a constant for wide chunks, fresh for narrow ones, where signs are too few."""
     layout = chunks.layout
-    if layout.width * layout.blocks >= CONSTANT_WIDTH:
+    if chunks.constant:
         return Codebook(backend, 0, CODEBOOK, chunks.round, layout.blocks, layout.width)
     return Codebook(backend, key, CODEBOOK + number, chunks.round, layout.blocks, layout.width)
 
@@ -271,14 +292,6 @@ def _matrix(backend: Backend, codebook: Codebook) -> Tensor:
         width = -(-codebook.width // 64) * 64
         return _constant_matrix(backend.name, backend.device, codebook.size, width)[:, : codebook.width]
     return codebook.matrix()
-
-
-def _energies(codebook: Codebook, matrix: Tensor, layout: Layout, part: Tensor) -> Tensor:
-    """|z_i|^2 over the coordinates of the chunks `part`, float32 [len(part), candidates]."""
-    distinct, where = torch.unique(layout.lengths, return_inverse=True)
-    column = torch.arange(layout.blocks * layout.width).view(1, layout.blocks, layout.width)
-    owned = (column < distinct[:, None, None]).to(matrix)
-    return codebook.scores(matrix.square(), owned)[where.to(matrix.device)[part]]
 
 
 def _arrivals(backend: Backend, key: int, number: int, count: int, now: float) -> Tensor:

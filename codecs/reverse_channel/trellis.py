@@ -150,8 +150,9 @@ class TrellisCoder:
             scores = codebook.scores(matrix, group.layout.pad(part))
             scores = torch.cat([scores, -scores], 1)
             if layer.variance != 1.0:
-                energy = self._energy(codebook, matrix, group.layout) * (0.5 * (layer.variance - 1.0))
-                scores.view(len(scores), 2, -1).sub_(energy[:, None])
+                distinct, where = torch.unique(group.layout.lengths, return_inverse=True)
+                energy = codebook.energies(matrix, distinct) * (0.5 * (layer.variance - 1.0))
+                scores.view(len(scores), 2, -1).sub_(energy[where.to(energy.device), None])
             rows = group.stage_rows().to(backend.device)
             stages = torch.tensor(group.stages, device=backend.device)
             symbols, _ = backend.trellis_search(
@@ -159,13 +160,6 @@ class TrellisCoder:
             )
             payload += group.pack(symbols.cpu().numpy())
         return bytes(payload), self._decode_layer(backend, plan, index, layer, bytes(payload), key)
-
-    def _energy(self, codebook: Codebook, matrix: Tensor, layout: Layout) -> Tensor:
-        """|z_i|^2 over the coordinates that each row owns, float32 [R, labels / 2]."""
-        distinct, where = torch.unique(layout.lengths, return_inverse=True)
-        column = torch.arange(layout.blocks * layout.width).view(1, layout.blocks, layout.width)
-        owned = (column < distinct[:, None, None]).to(matrix)
-        return codebook.scores(matrix.square(), owned)[where.to(matrix.device)]
 
     def _decode_layer(
         self, backend: Backend, plan: Plan, index: int, layer: Layer, payload: bytes, key: int

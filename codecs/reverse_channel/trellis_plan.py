@@ -19,17 +19,22 @@ from torch import Tensor
 from .base import Variance, exp2
 from .layout import Layout
 
-FLUSH = 3  # last stages, which shift in no new bits
+FLUSH = 4  # last stages, which shift in no new bits
 LAYER_RATE = 1.0  # bits per coordinate that one layer carries at most
 CODEWORD_BYTES = 128  # a longer layer is cut into codewords of about this many bytes
 GROUP_FLOATS = 1 << 25  # scores held at once, 128 MiB
-BRANCHES = 6e7  # the automatic constraint length keeps the search of a step within this (about 0.15 s of one core)
+BRANCHES = 8e7  # the automatic constraint length keeps the search of a step within this (0.2 s of one core)
 RAMP_STAGES = 20  # the early stages that own fewer coordinates are at most this many
 
-# Bits to spend per bit of KL so that the search delivers the step's KL, at these budgets; linear in between.
-# Measured by benchmarks/rcc.py; see docs/decisions/0010-trellis-coder.md.
-BUDGETS = (0.0, 30.0, 50.0, 100.0, 200.0, 400.0)
-FACTORS = (1.15, 1.15, 1.10, 1.08, 1.07, 1.07)
+# Bits to spend per bit of KL so that the search delivers the step's KL, at these budgets per codeword and for these
+# constraint lengths; linear in between.  Measured open loop, see docs/decisions/0010-trellis-coder.md.
+BUDGETS = (6.0, 13.0, 28.0, 58.0, 118.0, 240.0, 480.0, 960.0)
+FACTORS = {
+    10: (1.41, 1.27, 1.19, 1.15, 1.127, 1.115, 1.104, 1.10),
+    12: (1.41, 1.24, 1.157, 1.12, 1.10, 1.088, 1.081, 1.077),
+    14: (1.40, 1.22, 1.135, 1.10, 1.083, 1.072, 1.064, 1.060),
+    16: (1.40, 1.215, 1.128, 1.092, 1.068, 1.055, 1.053, 1.050),
+}
 
 
 @dataclass(frozen=True)
@@ -136,29 +141,31 @@ def deal(total: int, parts: int) -> NDArray[np.int64]:
 def stage_bounds(size: int, stages: int) -> NDArray[np.int64]:
     """Edges int64 [stages + 1] of the coordinates of one codeword's stages.
 
-    Early stages get fewer coordinates, in proportion to min(1, 0.15 + u / 0.3), u the position in the codeword:
+    Early stages get fewer coordinates, in proportion to min(1, 0.1 + j / ramp), ramp 0.35 of the stages or RAMP_STAGES:
     with equal stages a tree of n bits loses 3 / (2 theta) ln n, with energy growing along it a third of that
     (reverse_channel.md, section 3).
     """
-    ramp = min(0.3 * stages, RAMP_STAGES)
-    weight = np.minimum(1000, 150 + ((np.arange(stages) + 0.5) * 1000 / ramp).astype(np.int64))
+    ramp = min(0.35 * stages, RAMP_STAGES)
+    weight = np.minimum(1000, 100 + ((np.arange(stages) + 0.5) * 1000 / ramp).astype(np.int64))
     total = np.concatenate([np.zeros(1, np.int64), np.cumsum(weight)])
     return (2 * total * size + total[-1]) // (2 * total[-1])
 
 
-def spend_factor(bits: float) -> float:
-    """Bits to spend per bit of KL, by linear interpolation."""
-    for b0, b1, f0, f1 in zip(BUDGETS, BUDGETS[1:], FACTORS, FACTORS[1:], strict=False):
+def spend_factor(bits: float, constraint_length: int) -> float:
+    """Bits to spend per bit of KL in one codeword of `bits` bits of KL."""
+    factors = FACTORS[min(max(constraint_length // 2 * 2, 10), 16)]
+    if bits <= BUDGETS[0]:
+        return factors[0]
+    for b0, b1, f0, f1 in zip(BUDGETS, BUDGETS[1:], factors, factors[1:], strict=False):
         if bits < b1:
             return f0 + (f1 - f0) * ((bits - b0) / (b1 - b0))
-    return FACTORS[-1]
+    return factors[-1]
 
 
-def automatic_length(spent: float, k: int) -> int:
-    """The largest of four constraint lengths that keeps the search of a step within BRANCHES, else the smallest."""
-    for length in (18, 16, 14):
-        length -= length % k
-        if spent / k * 2.0 ** (length + k) <= BRANCHES:
+def automatic_length(bits: float, k: int) -> int:
+    """The largest of three constraint lengths that keeps the search of a step within BRANCHES, else the smallest."""
+    for length in (16, 14):
+        if bits / k * 2.0 ** (length + k) <= BRANCHES:
             return length
     return 12
 
@@ -171,11 +178,10 @@ def make_plan(
     The budget is rounded to whole bytes with the dither, so that many small steps spend on average what they should
     (a step that gets no byte is a shared draw from p).
     """
-    spent = bits * spend_factor(bits)
-    total = int(math.floor(spent / 8.0 + dither))
-    length = constraint_length or automatic_length(spent, k)
     rate = bits / size
     count = max(1, math.ceil(rate / LAYER_RATE)) if variance == "calibrated" else 1
+    length = constraint_length or automatic_length(bits, k)
+    total = math.floor(bits * spend_factor(bits / count, length) / 8.0 + dither)
     edges = deal(total, count)
     layers = []
     weight = 1.0
