@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import resource
+from ..lightning_modules.priors.base import Prior
 from ..lightning_modules.priors.fingerprint import ModelError, read_json
 
 
@@ -41,13 +43,33 @@ class Schedule:
 
 
 def step_bits(dimensions: int, energy: float) -> float:
-    """KL in bits of a step whose whitened mean difference has |mu|^2 / d = `energy`, at the best variance 1 + energy."""
+    """KL in bits of a step whose whitened mean difference has |mu|^2 / d = `energy`, at the best variance."""
     return 0.5 * dimensions * math.log2(1 + energy)
 
 
 def snr_gain(log_snr_s: float, log_snr_t: float) -> float:
     """SNR_s - SNR_t; log_snr_t = -inf means pure noise."""
     return math.exp(log_snr_s) - math.exp(log_snr_t)
+
+
+def find_schedules(prior: Prior, name: str | None = None) -> tuple[list[Schedule], bool]:
+    """(presets, whether they lie beside the model) that `prior` is used with; raises ModelError.
+
+    name  a file, or a schedule that ships with the project (configs/diffc/NAME.json); None: the calibration beside the
+          model, or else the shipped one that suits it
+    """
+    if name is None and (prior.folder / "calibration.json").is_file():
+        return load_schedules(prior.folder), True
+    shipped = name or getattr(prior, "schedule", None)
+    if shipped is None:
+        return load_schedules(prior.folder), True  # which says what is missing
+    path = Path(shipped)
+    if not path.is_file():
+        try:
+            path = resource(f"configs/diffc/{shipped}.json")
+        except FileNotFoundError:
+            raise ModelError(f"there is no schedule {shipped!r}, neither a file nor a shipped one") from None
+    return parse_schedules(read_json(path), str(path)), False
 
 
 def load_schedules(folder: Path) -> list[Schedule]:

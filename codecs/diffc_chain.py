@@ -1,0 +1,119 @@
+"""The chain of noisy latents that DiffC's encoder and decoder run alike, from pure noise down to a finished estimate.
+
+Here is what both sides must compute in the same way: where a step ends, how many bits it may carry, the noise they
+share, the prior's conditioning, and the reconstructions that end a chain.  Coding itself is in diffc.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..kernels import get_backend
+from ..lightning_modules.gaussian import flow_step, posterior
+from ..lightning_modules.priors.base import Prior
+from .base import CodecError
+from .calibration import Schedule, snr_gain, step_bits
+from .diffc_plan import Plan, Side
+from .lockstep import Chain, Denoise
+
+RECONSTRUCTIONS = ("mse", "flow", "ancestral")
+NO_BITS, NOMINAL = 0, 128  # budget codes: nothing is sent; exactly the calibrated KL
+CODES_PER_OCTAVE = 16  # neighbouring budget codes differ by a factor 2^(1/16), 4.4 %
+START_KEY, ANCESTRAL_KEY = 1 << 40, 1 << 41  # keys of the other shared noise; step i uses key i
+
+
+@dataclass
+class State:
+    """The chain after `steps` steps: z [1, C, h, w] at noise level `level`, under the prior's `condition`."""
+
+    z: Tensor
+    level: int
+    condition: Any
+    steps: int = 0
+
+    def denoise(self) -> Denoise:
+        """The request for x0_hat here."""
+        return Denoise(self.z, self.level, self.condition)
+
+
+class SharedChain:
+    """Steps, budgets and noise of one prior under its schedules.
+
+    flow_steps  network evaluations of the reconstructions "flow" and "ancestral"
+    """
+
+    def __init__(self, prior: Prior, schedules: list[Schedule], flow_steps: int) -> None:
+        self.prior, self.schedules, self.flow_steps = prior, schedules, flow_steps
+        self.backend = get_backend("cpu" if prior.device.type == "cpu" else None)
+
+    def start(self, size: tuple[int, int], side: Side) -> State:
+        """Pure noise that both sides draw alike, for an image of (H, W) = `size`."""
+        channels, height, width = self.prior.shape(size)
+        noise = self.noise(START_KEY, channels * height * width)
+        condition = self.condition(side.prompt, side.guidance)
+        return State(noise.view(1, channels, height, width), self.prior.num_levels, condition)
+
+    def condition(self, prompt: str, guidance: float) -> Any:
+        """What the prior makes of a prompt; None for a prior that takes none.  Raises CodecError."""
+        if hasattr(self.prior, "condition"):
+            return self.prior.condition(prompt, guidance)
+        if prompt or guidance != 1:
+            raise CodecError("this model knows no prompts, so neither --prompt nor --guidance applies")
+        return None
+
+    def noise(self, key: int, dimensions: int) -> Tensor:
+        """Standard normals [dimensions] that every machine draws alike."""
+        row = torch.zeros(1, dtype=torch.int64, device=self.backend.device)
+        return self.backend.normal_rows(key, 0, row, dimensions)[0].to(self.prior.device)
+
+    def log_snr(self, state: State) -> float:
+        """log-SNR of the state, -inf at the start."""
+        return self.prior.log_snr(state.level) if state.steps else -math.inf
+
+    def gain(self, state: State, target: int) -> float:
+        """SNR that the step to level `target` adds."""
+        return snr_gain(self.prior.log_snr(target), self.log_snr(state))
+
+    def target(self, plan: Plan, state: State, partial: int) -> int:
+        """The level at which the next step ends."""
+        full = self.schedules[plan.preset].levels[state.steps]
+        return state.level - round((state.level - full) * (partial or 256) / 256)
+
+    def expected_bits(self, plan: Plan, state: State, target: int) -> float:
+        """Calibrated KL of the step from `state` to level `target`."""
+        return step_bits(state.z.numel(), self.gain(state, target) * self.schedules[plan.preset].mse[state.steps])
+
+    def budget(self, plan: Plan, state: State, target: int, code: int) -> float:
+        """KL in bits that the step may carry under a budget code, 0 for none."""
+        if code == NO_BITS:
+            return 0.0
+        return self.expected_bits(plan, state, target) * 2 ** ((code - NOMINAL) / CODES_PER_OCTAVE)
+
+    def advance(self, state: State, x_hat: Tensor, target: int, sample: Tensor) -> State:
+        """The state at level `target`, reached by a whitened `sample` of q(z_s | z_t, x)."""
+        mean, deviation = posterior(state.z, x_hat, self.prior.log_snr(target), self.log_snr(state))
+        return replace(state, z=mean + deviation * sample.view_as(mean), level=target, steps=state.steps + 1)
+
+    def reconstruct(self, state: State, how: str) -> Chain[Tensor]:
+        """x0_hat from the state where a file ends; deterministic, ancestral noise included."""
+        levels = torch.linspace(state.level, 1, self.flow_steps + 1).round().int().unique().flip(0).tolist()
+        for number, s in enumerate(levels[1:] if how != "mse" else []):
+            x_hat = yield state.denoise()
+            if how == "flow":
+                z = flow_step(state.z, x_hat, self.prior.log_snr(s), self.log_snr(state))
+                state = replace(state, z=z, level=s, steps=state.steps + 1)
+            else:
+                state = self.advance(state, x_hat, s, self.noise(ANCESTRAL_KEY + number, x_hat.numel()))
+        return (yield state.denoise())
+
+
+def budget_code(ratio: float) -> int:
+    """The budget code of `ratio` times the calibrated KL; nothing is sent below 2^-8 times of it."""
+    if ratio <= 0:
+        return NO_BITS
+    return min(255, max(NO_BITS, NOMINAL + round(CODES_PER_OCTAVE * math.log2(ratio))))
