@@ -15,6 +15,7 @@ from torch import Tensor
 from ...kernels import Backend
 
 MAX_WIDTH = 512  # columns of a codebook; a multiple of 8, the normals in one counter
+SLAB = 1 << 25  # block scores held at once, 128 MiB
 STEP = 40503  # odd, so that the blocks of a codeword take distinct rows of a codebook of 2^m rows
 
 
@@ -86,12 +87,18 @@ class Codebook:
 
     def scores(self, matrix: Tensor, blocks: Tensor) -> Tensor:
         """<mu_r, z_i> for all codewords: blocks float32 [R, blocks, width] -> float32 [R, size]."""
-        total = self.backend.codebook_scores(matrix, blocks[:, 0])
-        for b in range(1, self.blocks):
-            part = self.backend.codebook_scores(matrix, blocks[:, b])
-            shift = b * STEP % self.size
-            total[:, : self.size - shift] += part[:, shift:]
-            total[:, self.size - shift :] += part[:, :shift]
+        total: Tensor | None = None
+        for first in range(0, self.blocks, step := max(1, SLAB // (self.size * len(blocks)))):
+            slab = blocks[:, first : first + step].transpose(0, 1)  # one product for as many blocks as memory allows
+            parts = self.backend.codebook_scores(matrix, slab.reshape(-1, self.width)).view(*slab.shape[:2], self.size)
+            for b, part in enumerate(parts, first):
+                shift = b * STEP % self.size
+                if total is None:
+                    total = part if len(parts) == 1 else part.clone()
+                else:
+                    total[:, : self.size - shift] += part[:, shift:]
+                    total[:, self.size - shift :] += part[:, :shift]
+        assert total is not None
         return total
 
     def energies(self, matrix: Tensor, lengths: Tensor) -> Tensor:
