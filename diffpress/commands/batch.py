@@ -15,8 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from ..codecs import CodecError, get_codec
-from ..codecs import container
+from ..codecs import CodecError, container, get_codec
 from ..codecs.base import Codec, Header, codec_class
 from ..data import ImageError, list_images, read_image, save_image, write_file
 from ..lightning_modules import ModelError, find_model, load_model
@@ -26,8 +25,13 @@ DEFAULT_MODELS = {"diffc": "diffc-pixel", "uqdm": "uqdm-photo", "bitsback": "dif
 USER_ERRORS = (CodecError, ImageError, ModelError, OSError, MemoryError)
 
 
-def build_codec(name: str, model: str | None, device: str | None, options: dict[str, Any]) -> Codec:
-    """The codec with its model loaded; raises CodecError or ModelError, also for an option it does not have."""
+def build_codec(
+    name: str, model: str | None, device: str | None, options: dict[str, Any], loading: dict[str, Any] | None = None
+) -> Codec:
+    """The codec with its model loaded; raises CodecError or ModelError, also for an option it does not have.
+
+    options  of the codec; `loading` of load_model
+    """
     factory = codec_class(name)
     known = inspect.signature(factory).parameters
     for option in options:
@@ -36,8 +40,10 @@ def build_codec(name: str, model: str | None, device: str | None, options: dict[
     if name not in DEFAULT_MODELS:
         if model is not None:
             raise CodecError(f"--model does not apply to --codec {name}")
+        for option in loading or {}:
+            raise CodecError(f"--{option.replace('_', '-')} does not apply to --codec {name}")
         return factory(**options)
-    return factory(model=load_model(model or DEFAULT_MODELS[name], device=device), **options)
+    return factory(model=load_model(model or DEFAULT_MODELS[name], device=device, **(loading or {})), **options)
 
 
 def output_paths(inputs: list[Path], out: Path, suffix: str | Callable[[Path], str], force: bool) -> list[Path]:
@@ -60,16 +66,24 @@ def output_paths(inputs: list[Path], out: Path, suffix: str | Callable[[Path], s
     return paths
 
 
-def compress(codec: Codec, inputs: Iterable[str], out: Path, force: bool, options: dict[str, Any]) -> int:
-    """Compress images to files; prints a line per file and returns the number of failures."""
+def compress(
+    codec: Codec, inputs: Iterable[str], out: Path, force: bool, options: dict[str, Any],
+    prompt_of: Callable[[Path, Any], str] | None = None,
+) -> int:
+    """Compress images to files; prints a line per file and returns the number of failures.
+
+    prompt_of  gives the prompt for (path, image), for codecs that take one
+    """
     sources = list_images(inputs)
     paths = output_paths(sources, out, codec.suffix, force)
     known = inspect.signature(codec.encode).parameters
 
     def one(source: Path, path: Path, tick: Callable[[int, int], None]) -> str:
         image = read_image(source)
-        extra = {"progress": tick} if "progress" in known else {}
+        extra: dict[str, Any] = {"progress": tick} if "progress" in known else {}
         start = time.perf_counter()
+        if prompt_of is not None:
+            extra["prompt"] = prompt_of(source, image)
         stream = codec.encode(image, **options, **extra)
         seconds = time.perf_counter() - start
         data = container.write(stream, codec)
@@ -77,7 +91,7 @@ def compress(codec: Codec, inputs: Iterable[str], out: Path, force: bool, option
         bpp = 8 * len(data) / (image.shape[1] * image.shape[2])
         return f"{source} -> {path}: {len(data)} bytes, {bpp:.4f} bpp, {bpp / 3:.4f} bpd, {seconds:.1f} s"
 
-    for option in options:
+    for option in (*options, *(["prompt"] if prompt_of else [])):
         if option not in known:
             raise CodecError(f"--{option.replace('_', '-')} does not apply to --codec {codec.name}")
     return _each(sources, paths, one)
@@ -95,6 +109,7 @@ def decompress(
     max_pixels: int,
     image_format: str,
     options: dict[str, Any],
+    loading: dict[str, Any] | None = None,
 ) -> int:
     """Decompress files to images; prints a line per file and returns the number of failures."""
     paths = output_paths(inputs, out, f".{image_format}", force)
@@ -113,7 +128,7 @@ def decompress(
         else:
             key = (header.codec, header.fingerprint)
             if key not in codecs:
-                codecs[key] = _codec_for(header, model, device, options)
+                codecs[key] = _codec_for(header, model, device, options, loading or {})
             codec = codecs[key]
             try:
                 stream = container.read(data, codec, max_pixels=max_pixels)
@@ -127,7 +142,8 @@ def decompress(
             image = codec.decode(stream, segments=segments, **extra)
         seconds = time.perf_counter() - start
         save_image(image, path)
-        return f"{source} -> {path}: {image.shape[2]} x {image.shape[1]}, {seconds:.1f} s" + (f" ({note})" if note else "")
+        line = f"{source} -> {path}: {image.shape[2]} x {image.shape[1]}, {seconds:.1f} s"
+        return f"{line} ({note})" if note else line
 
     return _each(inputs, paths, one)
 
@@ -139,9 +155,16 @@ def _read_foreign(source: Path) -> Any:
         raise CodecError("this is neither a diffpress file nor an image that Pillow reads") from None
 
 
-def _codec_for(header: Header, model: str | None, device: str | None, options: dict[str, Any]) -> Codec:
+def _codec_for(
+    header: Header, model: str | None, device: str | None, options: dict[str, Any], loading: dict[str, Any]
+) -> Codec:
     """The codec that reads files with `header`: with the model given, else with the shipped one of that fingerprint."""
-    folder = find_model(model or DEFAULT_MODELS[header.codec])
+    folder = find_model(
+        model or DEFAULT_MODELS[header.codec], loading.get("variant"), loading.get("local_files_only", False)
+    )
+    if (folder / "model_index.json").is_file() or "schedule" in options:
+        # the fingerprint also depends on the schedule and the parts in use: the codec knows it, once it is built
+        return build_codec(header.codec, str(folder), device, options, loading)
     found = fingerprint(folder)
     if found != header.fingerprint:
         for other in sorted(folder.parent.iterdir()) if model is None else []:
@@ -153,7 +176,7 @@ def _codec_for(header: Header, model: str | None, device: str | None, options: d
                 f"the file was written with model {header.fingerprint.hex()}, but {folder} is model {found.hex()}"
                 + ("" if model else "; name the right one with --model")
             )
-    return build_codec(header.codec, str(folder), device, options)
+    return build_codec(header.codec, str(folder), device, options, loading)
 
 
 def _each(sources: list[Path], paths: list[Path], one: Callable[[Path, Path, Callable[[int, int], None]], str]) -> int:

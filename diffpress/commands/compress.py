@@ -10,6 +10,8 @@ from jsonargparse import ArgumentParser
 
 from ..codecs import codec_names
 from .batch import build_codec, compress, run
+from .captions import prompts_by, prompts_from
+from .model_options import add_model_options, loading_options
 
 
 def parser() -> ArgumentParser:
@@ -20,15 +22,23 @@ def parser() -> ArgumentParser:
     p.add_argument("--codec", default="diffc", choices=codec_names())
     p.add_argument("-o", "--out", "--output_dir", type=Path, help="folder for the files, or the file for one image")
     p.add_argument("--image_dir", type=str | None, help="folder of images (as in the published DiffC code)")
-    p.add_argument("--model", type=str | None, help="model folder (default: the one shipped for the codec)")
+    add_model_options(p, "model folder, or a hub id of a diffusers pipeline (default: the one shipped for the codec)")
     p.add_argument("--bpp", type=float | None, help="bits per pixel to stop at, header included")
     p.add_argument("--segments", type=int | None, help="number of refinement steps to send")
     p.add_argument("--lossless", type=bool, nargs="?", const=True, default=False, help="restore every pixel")
     p.add_argument("--coder", type=Literal["trellis", "pfr"] | None, help="diffc: reverse-channel coder")
-    p.add_argument("--preset", type=str | None, help="diffc: schedule of the calibration (fast, default, best)")
+    p.add_argument("--preset", type=str | None,
+                   help="diffc: schedule of the calibration (fast, default, best; 12, 20, 54, 163 for pipelines)")
+    p.add_argument("--schedule", type=str | None,
+                   help="diffc: file with presets, or the name of a shipped one (sd15, sd21, sdxl, flux, sd3)")
+    p.add_argument("--prompt", type=str | None, help="diffc: what all images show; it is stored in the file")
+    p.add_argument("--captions", type=Path | None, help="diffc: a prompt per image (lines NAME<tab>TEXT, or JSON)")
+    p.add_argument("--caption-model", type=str | None, help="diffc: BLIP model, folder or hub id, that writes prompts")
+    p.add_argument("--guidance", type=float | None, help="diffc: guidance scale while encoding, in eighths (default 1)")
+    p.add_argument("--denoising-guidance", type=float | None,
+                   help="diffc: guidance scale for the final reconstruction (default: as --guidance)")
     p.add_argument("--portable", type=bool | None, nargs="?", const=True, help="uqdm: files move between machines")
     p.add_argument("--quality", type=int | None, help="classical codecs: quality")
-    p.add_argument("--device", type=str | None, help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     p.add_argument("--force", type=bool, nargs="?", const=True, default=False, help="overwrite existing files")
     return p
 
@@ -40,12 +50,21 @@ def main(args: Sequence[str] | None = None) -> int:
     inputs = [*given.images, *([given.image_dir] if given.image_dir else [])]
     if not inputs or given.out is None:
         p.error("give at least one image and -o OUT")
-    settings = {name: given[name] for name in ("coder", "preset", "portable", "quality") if given[name] is not None}
-    request = {name: given[name] for name in ("bpp", "segments") if given[name] is not None}
+    if sum(given[name] is not None for name in ("prompt", "captions", "caption_model")) > 1:
+        p.error("give one of --prompt, --captions and --caption-model")
+    names = ("coder", "preset", "schedule", "guidance", "denoising_guidance", "portable", "quality")
+    settings = {name: given[name] for name in names if given[name] is not None}
+    request = {name: given[name] for name in ("bpp", "segments", "prompt") if given[name] is not None}
     if given.lossless:
         (request if given.codec in ("diffc", "uqdm") else settings)["lossless"] = True
-    return run(
-        lambda: compress(
-            build_codec(given.codec, given.model, given.device, settings), inputs, given.out, given.force, request
-        )
-    )
+
+    def action() -> int:
+        loading, prompt_of = loading_options(given), None
+        if given.captions is not None:
+            prompt_of = prompts_from(given.captions)
+        elif given.caption_model is not None:
+            prompt_of = prompts_by(given.caption_model, given.device, bool(given.local_files_only))
+        codec = build_codec(given.codec, given.model, given.device, settings, loading)
+        return compress(codec, inputs, given.out, given.force, request, prompt_of)
+
+    return run(action)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...data.tiling import crop, pad_to_multiple
 from .components import load_pipeline
@@ -102,10 +102,10 @@ class LatentPrior(ABC):
         self._log_snr = self._levels()
         self.num_levels = len(self._log_snr) - 1
 
-    def _prepare(self, network: nn.Module, compile: bool) -> Any:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def _prepare(self, network: Any, compile: bool) -> Any:
+        network.to(memory_format=torch.channels_last)
         if self.offload == "layers":
-            network.enable_group_offload(  # type: ignore[operator]
+            network.enable_group_offload(
                 onload_device=self.device, offload_device=torch.device("cpu"), offload_type="leaf_level",
                 use_stream=self.device.type == "cuda",
             )

@@ -10,6 +10,7 @@ timing.  Images made with these mean nothing; rates, sizes and the agreement of 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,11 +121,11 @@ def _sdxl(size: Size, refiner: bool = False) -> Any:
     """SDXL, or its refiner: six or five numbers about sizes in the time embedding, two text encoders or one."""
     from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 
-    shared = {
+    shared: dict[str, Any] = {
         "vae": _vae(4, 0.13025, force_upcast=True), "text_encoder_2": _clip(16, projection=True),
         "tokenizer_2": _clip_tokenizer(), "scheduler": _ddim("epsilon"),
     }
-    added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "use_linear_projection": True}
+    added: dict[str, Any] = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "use_linear_projection": True}
     if refiner:
         unet = _unet(16, projection_class_embeddings_input_dim=5 * 8 + 16, **added)
         return StableDiffusionXLImg2ImgPipeline(
@@ -169,7 +170,7 @@ def _sd3(size: Size) -> Any:
     )
 
 
-KINDS = {
+KINDS: dict[str, Callable[[Size], Any]] = {
     "sd15": _stable_diffusion,
     "sd21": lambda size: _stable_diffusion(size, "v_prediction"),
     "sdxl": _sdxl,
