@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
+from ..codecs import CodecError
 from ..data import load_data
 from ..evaluation.compare import evaluate
 from ..evaluation.plots import plot_files
@@ -50,6 +51,8 @@ def main(args: list[str] | None = None) -> int:
             plot_files(a.plot, a.out, a.metric)
             print(a.out)
             return 0
+        if not a.codecs:
+            raise CodecError("name codecs with --codecs, or result files with --plot")
         specs = parse_specs(a.codecs, a.points, DEFAULT_MODELS)
         data = load_data(a.data, a.data_dir)
         if a.limit is not None:

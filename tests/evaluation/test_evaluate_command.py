@@ -1,0 +1,87 @@
+"""``python evaluate.py`` from its words to its files."""
+
+import json
+from pathlib import Path
+
+import pytest
+from diffpress.data import ImageError
+from diffpress.evaluation.plots import plot_files
+from diffpress.evaluation.published import read_curves
+
+from diffpress.commands.evaluate import main
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def test_evaluates_a_folder(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    words = ["--codecs", "jpeg", "png", "--points", "jpeg:10,40,70,90", "--data", str(pictures), "-o", str(out)]
+    assert main([*words, "--limit", "2", "--pictures", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "| jpeg | anchor" in text
+    assert (out / "report.html").is_file()
+    command = json.loads((out / "results.json").read_text())["command"]
+    assert command.startswith("python evaluate.py --codecs jpeg png")
+    assert json.loads((out / "results.json").read_text())["images"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--codecs", "gif"], "unknown codec 'gif'"),
+        (["--codecs", "png", "--data", "/nowhere"], "/nowhere: no such file or folder"),
+        (["--codecs", "png", "--data", "kodak", "--data-dir", "/nowhere"], "download-kodak"),
+        (["--plot", "/nowhere.json"], "/nowhere.json"),
+        ([], "--codecs"),
+    ],
+)
+def test_bad_words_are_one_sentence(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "-o", str(tmp_path / "out")]) != 0
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_failures_give_a_status(pictures: Path, tmp_path: Path) -> None:
+    words = ["--codecs", "jpeg", "--points", "jpeg:200", "--data", str(pictures), "-o", str(tmp_path / "out")]
+    assert main(words) == 1
+
+
+def test_plots_published_files(reference: Path, tmp_path: Path) -> None:
+    files = [str(reference / "kodak_curves" / f"{name}.json") for name in ("webp", "vtm")]
+    for suffix in (".png", ".svg"):
+        assert main(["--plot", *files, "-o", str(tmp_path / f"figure{suffix}")]) == 0
+        assert (tmp_path / f"figure{suffix}").stat().st_size > 5000
+    assert main(["--plot", *files, "--metric", "lpips", "-o", str(tmp_path / "no.png")]) != 0
+    assert main(["--plot", *files, "-o", str(tmp_path / "no.xyz")]) != 0
+
+
+def test_reads_published_curves(reference: Path) -> None:
+    kodak = {curve.codec: curve for curve in read_curves(reference / "kodak_curves")}
+    assert len(kodak) == 10
+    rate, quality = kodak["WebP (published)"].series("psnr-rgb")
+    assert (rate[0], quality[0]) == (0.23441908094618058, 28.328423711178047)
+    assert "Pillow" in kodak["WebP (published)"].published
+    small = {curve.codec: curve for curve in read_curves(reference / "uqdm_imagenet64_curves.yml")}
+    assert "uqdm-d (published)" in small
+    assert len(small["bpg (published)"].series("psnr-rgb")[0]) == 6  # the seventh is infinite
+
+
+def test_wrong_files_are_explained(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[1]")
+    (tmp_path / "b.json").write_text('{"name": "x", "results": {"psnr-rgb": [1]}}')
+    (tmp_path / "c.yml").write_text("a: [")
+    (tmp_path / "empty").mkdir()
+    for name, message in [
+        ("a.json", "no curves"),
+        ("b.json", "no list of bpp"),
+        ("c.yml", "neither"),
+        ("empty", "no ."),
+    ]:
+        with pytest.raises(ImageError, match=message):
+            read_curves(tmp_path / name)
+    (tmp_path / "d.json").write_text('{"name": "x", "results": {"bpp": [1], "vmaf": [90]}}')
+    with pytest.raises(ImageError, match="no psnr-rgb in these files"):
+        plot_files([tmp_path / "d.json"], tmp_path / "out.png")

@@ -1,0 +1,219 @@
+"""The loop: real files, honest rates, flagged estimates, and an interrupted run that ends like any other."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffpress.codecs import CodecError, get_codec
+from diffpress.data import ImageFolder, load_data, read_image
+from diffpress.evaluation.compare import evaluate
+from diffpress.evaluation.loop import record_path
+from diffpress.evaluation.measure import read_file
+from diffpress.evaluation.points import parse_specs
+from diffpress.evaluation.results import average, compressai_json
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's remarks on worker counts and missing GPUs
+
+TIMES = ("encode_s", "decode_s", "peak_mib")
+
+
+def run(folder: Path, out: Path, words: list[str], points: list[str] | None = None, **options: Any) -> Any:
+    specs = parse_specs(words, points or [])
+    data = ImageFolder(folder)
+    return evaluate(specs, data, out, device="cpu", command="test", pictures=1, **options)
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    """results.csv without what a clock or the memory says."""
+    rows = list(csv.DictReader((out / "results.csv").open()))
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+def test_every_point_is_a_file_of_that_size_that_decodes_to_that_quality(
+    pictures: Path, tmp_path: Path, bitplanes: type
+) -> None:
+    out = tmp_path / "out"
+    result = run(pictures, out, ["jpeg", "webp", "bitplanes"], ["jpeg:20,80", "webp:50,lossless"])
+    from diffpress.evaluation.metrics import psnr
+
+    names = {"jpeg": 2, "webp": 2, "bitplanes": 4}
+    rows = table(out)
+    assert len(rows) == 3 * sum(names.values())
+    for row in rows:
+        original = read_image(pictures / f"{row['image']}.png")
+        data = (out / row["file"]).read_bytes()
+        assert len(data) == int(row["bytes"])
+        assert float(row["bpp"]) == pytest.approx(8 * len(data) / (original.shape[1] * original.shape[2]), abs=1e-6)
+        assert float(row["bpd"]) == pytest.approx(float(row["bpp"]) / 3, abs=1e-6)
+        codec = get_codec(row["codec"])
+        decoded = codec.decode(read_file(codec, data, *original.shape[1:]))
+        assert psnr(decoded, original) == pytest.approx(float(row["psnr-rgb"]), abs=1e-4)
+        assert (row["ms-ssim-rgb"] == "") == (row["image"] != "photo2")  # the others are too small for it
+    assert {curve.codec: len(curve.points) for curve in result.curves} == names
+
+
+def test_prefixes_of_one_file_are_points(pictures: Path, tmp_path: Path, bitplanes: Any) -> None:
+    result = run(pictures, tmp_path / "out", ["bitplanes"])
+    assert bitplanes.calls == 3 + 1  # one encoding an image, and the warm-up
+    (curve,) = result.curves
+    assert [p.point for p in curve.points] == ["segments=1", "segments=2", "segments=3", "lossless"]
+    rates, qualities = curve.series("psnr-rgb")
+    assert rates == sorted(rates)
+    assert qualities == sorted(qualities)
+    assert len(rates) == 3
+    assert curve.lossless_point is not None
+    assert curve.fingerprint == b"abcd".hex()
+
+
+def test_a_failing_image_is_reported_and_the_rest_goes_on(pictures: Path, tmp_path: Path, bitplanes: Any) -> None:
+    lines: list[str] = []
+    result = run(pictures, tmp_path / "out", ["bitplanes:fail_on=72", "png"], tick=lines.append)
+    failures = [p for record in result.records for p in record.points if p.error]
+    assert [p.error for p in failures] == ["this width is refused"] * len(failures)
+    assert any("photo1" in line and "this width is refused" in line for line in lines)
+    failed, good = result.curves
+    assert failed.points[0].images == 2
+    assert failed.series("psnr-rgb") == ([], [])  # a mean over the easy images is no result
+    assert good.lossless_point is not None
+    assert "2 of 3 images" in (tmp_path / "out" / "tables.md").read_text()
+
+
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(
+    pictures: Path, tmp_path: Path, bitplanes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["png", "bitplanes"]
+    run(pictures, tmp_path / "whole", words)
+    done: list[str] = []
+
+    def interrupt(line: str) -> None:
+        done.append(line)
+        if len(done) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run(pictures, tmp_path / "cut", words, tick=interrupt)
+    assert len(list((tmp_path / "cut" / "records").rglob("*.json"))) == 5
+    record_path(tmp_path / "cut", parse_specs(["png"])[0], "photo1").write_text("{half a rec")  # died while writing
+    bitplanes.calls = 0
+    run(pictures, tmp_path / "cut", words)
+    assert bitplanes.calls == 1 + 1  # the one image that was missing, and the warm-up
+    assert table(tmp_path / "cut") == table(tmp_path / "whole")
+    bitplanes.calls = 0
+    run(pictures, tmp_path / "cut", words)
+    assert bitplanes.calls == 0
+
+
+def test_other_options_and_damaged_files_are_measured_again(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(pictures, out, ["jpeg"], ["jpeg:20"])
+    first = table(out)
+    file = out / first[0]["file"]
+    file.write_bytes(file.read_bytes()[:-1])
+    run(pictures, out, ["jpeg"], ["jpeg:20"])
+    assert table(out) == first
+    run(pictures, out, ["jpeg"], ["jpeg:30"])
+    assert {row["point"] for row in table(out)} == {"quality=30"}
+
+
+def test_hypothetical_points_are_flagged_and_stay_out_of_the_curve(
+    pictures: Path, tmp_path: Path, bitplanes: Any
+) -> None:
+    result = run(pictures, tmp_path / "out", ["bitplanes"], hypothetical=True)
+    (curve,) = result.curves
+    estimated = [p for p in curve.points if p.hypothetical]
+    assert estimated[0].point == "estimate for segments=1"
+    assert len(estimated) == 4
+    assert len(curve.series("psnr-rgb")[0]) == 3
+    assert len(curve.series("psnr-rgb", hypothetical=True)[0]) == 3
+    assert all(row["file"] == "" for row in table(tmp_path / "out") if row["hypothetical"] == "1")
+    assert "(hypothetical)" in (tmp_path / "out" / "tables.md").read_text()
+
+
+def test_outputs_for_others(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(pictures, out, ["jpeg"], ["jpeg:20,50,80"])
+    written = json.loads((out / "json" / "jpeg.json").read_text())
+    assert set(written) == {"name", "description", "results"}
+    results = written["results"]
+    assert {"psnr-rgb", "bpp", "encoding_time", "decoding_time"} <= set(results)
+    assert all(len(column) == 3 and all(isinstance(v, float) for v in column) for column in results.values())
+    assert results["bpp"] == sorted(results["bpp"])
+    assert (out / "curves-psnr-rgb.png").stat().st_size > 1000
+    assert (out / "curves-psnr-rgb.svg").read_text().lstrip().startswith("<?xml")
+    everything = json.loads((out / "results.json").read_text())
+    assert everything["command"] == "test"
+    assert everything["machine"]["cores"]
+
+
+def test_tensorboard_has_curves_and_pictures(pictures: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(pictures, tmp_path / "out", ["jpeg", "png"], ["jpeg:20,80"])
+    events = EventAccumulator(str(tmp_path / "out" / "tensorboard"))
+    events.Reload()
+    assert len(events.Scalars("psnr-rgb/jpeg")) == 2
+    assert "lossless_bpd/png" in events.Tags()["scalars"]
+    assert {"original/photo0", "jpeg/photo0-quality=20"} <= set(events.Tags()["images"])
+
+
+def test_lossless_that_is_not_is_an_error(pictures: Path, tmp_path: Path, bitplanes: Any) -> None:
+    def wrong(self: Any, stream: Any, *, segments: int | None = None) -> torch.Tensor:
+        return torch.zeros(3, stream.header.height, stream.header.width, dtype=torch.uint8)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bitplanes, "decode", wrong)
+        result = run(pictures, tmp_path / "out", ["bitplanes"])
+    assert result.curves[0].lossless_point is None
+    assert any("original pixels" in p.error for record in result.records for p in record.points)
+
+
+def test_words_of_the_command_line(bitplanes: Any) -> None:
+    slow, fast = parse_specs(["avif", "avif:speed=9,tune=iq"], ["avif:10,20", "avif:speed=9,tune=iq:30"])
+    assert (slow.name, slow.options, slow.grid.values) == ("avif", {}, (10, 20))
+    assert (fast.label, fast.options, fast.grid.values) == ("avif:speed=9,tune=iq", {"speed": 9, "tune": "iq"}, (30,))
+    assert parse_specs(["diffc"], ["diffc:0.1,lossless"], {"diffc": "m"})[0].model == "m"
+    assert parse_specs(["diffc:model=other"], (), {"diffc": "m"})[0].model == "other"
+    for words, points, message in [
+        (["gif"], [], "unknown codec 'gif'"),
+        (["jpeg:fast"], [], "expected NAME:OPTION=VALUE"),
+        (["jpeg"], ["webp:10"], "no such codec"),
+        (["jpeg"], ["jpeg"], "expected CODEC:VALUE"),
+        (["jpeg"], ["jpeg:good"], "'good' is neither"),
+        (["jpeg", "jpeg"], [], "same name"),
+    ]:
+        with pytest.raises(CodecError, match=message):
+            parse_specs(words, points)
+    with pytest.raises(CodecError, match="tempo"):
+        parse_specs(["avif:tempo=9"])[0].build("cpu")
+
+
+def test_averages_leave_out_points_that_images_failed_at() -> None:
+    from diffpress.evaluation.measure import Measurement, Record
+
+    scores = {"psnr-rgb": 30.0}
+    records = [
+        Record("c", "a", 1, 1, "", points=[Measurement("p", bpp=1, scores=scores), Measurement("q", error="no")]),
+        Record(
+            "c", "b", 1, 1, "", points=[Measurement("p", bpp=3, scores={"psnr-rgb": None}), Measurement("q", bpp=1)]
+        ),
+    ]
+    (curve,) = average(records)
+    assert [(p.point, p.images, p.of) for p in curve.points] == [("p", 2, 2), ("q", 1, 2)]
+    assert curve.series("psnr-rgb") == ([2.0], [65.0])  # an exact copy counts as 100 dB
+    assert compressai_json(curve, "d")["results"]["bpp"] == [2.0]
+
+
+def test_imagenet64_goes_through_the_loop(tmp_path: Path) -> None:
+    import numpy as np
+
+    values = np.random.default_rng(0).integers(0, 256, (3, 12288), dtype=np.uint8)
+    np.savez(tmp_path / "val_data.npz", data=values)
+    data = load_data("imagenet64", tmp_path).first(2)
+    result = evaluate(parse_specs(["png"]), data, tmp_path / "out", device="cpu", pictures=0)
+    assert [record.image for record in result.records] == ["val00000", "val00001"]
+    assert result.summary()[0].lossless_bpd == pytest.approx(8, rel=0.02)  # noise does not compress
