@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 
@@ -80,15 +80,16 @@ class Codec(Protocol):
         ...
 
 
-_REGISTRY: dict[str, Callable[..., Codec]] = {}
+_REGISTRY: dict[str, Callable[..., Any]] = {}
+_Class = TypeVar("_Class", bound=type)
 
 
-def register(name: str) -> Callable[[Callable[..., Codec]], Callable[..., Codec]]:
+def register(name: str) -> Callable[[_Class], _Class]:
     """Class decorator: make a codec available as ``get_codec(name, ...)``."""
 
-    def add(factory: Callable[..., Codec]) -> Callable[..., Codec]:
-        _REGISTRY[name] = factory
-        return factory
+    def add(codec: _Class) -> _Class:
+        _REGISTRY[name] = codec
+        return codec
 
     return add
 
@@ -101,7 +102,7 @@ def codec_names() -> list[str]:
     return sorted(_REGISTRY)
 
 
-def codec_class(name: str) -> Callable[..., Codec]:
+def codec_class(name: str) -> Callable[..., Any]:
     """The class registered as `name`; raises CodecError."""
     if name not in codec_names():
         raise CodecError(f"unknown codec {name!r}; available: {', '.join(codec_names())}")

@@ -118,13 +118,13 @@ def read(data: bytes, codec: Any = None, *, max_pixels: int = MAX_PIXELS) -> Str
             else:
                 size, begin = size_of(header, count, segments, view[position:]), position
         except Truncated:
-            return _cut(stream, segments, count)
+            return _cut(stream, segments, good, count)
         except ModelMismatch:
             raise
         except CodecError as error:
             raise _damage(stream, segments, good, count, str(error)) from error
         if begin + size > len(data):
-            return _cut(stream, segments, count)
+            return _cut(stream, segments, good, count)
         segments.append(data[begin : begin + size])
         position = begin + size
         if position - group_start >= GROUP_BYTES or index == count - 1:
@@ -132,7 +132,7 @@ def read(data: bytes, codec: Any = None, *, max_pixels: int = MAX_PIXELS) -> Str
             expected = _checksum(head, group)
             found = data[position : position + len(expected)]
             if len(found) < len(expected):
-                return _cut(stream, segments, count)
+                return _cut(stream, segments, good, count)
             if found != expected:
                 raise _damage(stream, segments, good, count)
             position += len(expected)
@@ -145,10 +145,17 @@ def read(data: bytes, codec: Any = None, *, max_pixels: int = MAX_PIXELS) -> Str
     return replace(stream, segments=tuple(segments))
 
 
-def _cut(stream: Stream, segments: list[bytes], count: int) -> Stream:
+def _cut(stream: Stream, segments: list[bytes], good: int, count: int) -> Stream:
+    """What a file that ends too early holds.
+
+    The checksum of its last group is lost, and a damaged size inside that group would look the same, so the note says
+    which segments nothing vouches for.
+    """
     if not segments:
         raise CodecError("the file is cut before the end of its first segment")
-    note = f"the file is cut: {len(segments)} of {count} segments are whole"
+    note = f"the file is cut: {len(segments)} of {count} segments are there"
+    if len(segments) > good:
+        note += f", and no checksum vouches for the last {len(segments) - good}"
     return replace(stream, segments=tuple(segments), total=count, note=note)
 
 

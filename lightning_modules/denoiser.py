@@ -11,6 +11,7 @@ import math
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -31,7 +32,7 @@ class DenoiserTraining(L.LightningModule):
 
     widths, blocks, embedding  the network's shape, see Denoiser
     lr, adam_lr                learning rates of Muon (inner convolutions) and AdamW (the rest)
-    warmup, decay              linear warm-up in steps; share of all steps over which the rate falls linearly to zero
+    warmup                     steps of linear warm-up; from then on the rate falls as the square of what is left
     log_snr_range              levels drawn evenly, from nearly pure noise to far below one grey level
     focus_range, focus_share   levels from which `focus_share` of the batch is drawn instead
     """
@@ -44,7 +45,6 @@ class DenoiserTraining(L.LightningModule):
         lr: float = 0.02,
         adam_lr: float = 1e-3,
         warmup: int = 100,
-        decay: float = 0.4,
         log_snr_range: tuple[float, float] = (-8.0, 13.0),
         focus_range: tuple[float, float] = (-3.0, 6.0),
         focus_share: float = 0.5,
@@ -83,12 +83,13 @@ class DenoiserTraining(L.LightningModule):
             _, x_hat = self.eps_loss(x, log_snr, noise)
             mse = (x_hat - x).mul(127.5).square().mean((1, 2, 3))
             self.log(f"val/psnr_{grey}", (10 * torch.log10(255**2 / mse)).mean(), batch_size=len(x))
-            if batch_idx == 0 and grey == 50 and isinstance(self.logger, L.pytorch.loggers.TensorBoardLogger):
+            if batch_idx == 0 and grey == 50 and isinstance(self.logger, TensorBoardLogger):
                 alpha, _ = alpha_sigma(log_snr[0])
                 pairs = torch.stack([diffuse(x, log_snr[0], noise) / alpha.to(x), x_hat], 1)[:4].flatten(0, 1)
                 grid = make_grid(pairs.clamp(-1, 1) / 2 + 0.5, nrow=2)
                 self.logger.experiment.add_image("val/noisy_and_denoised_50", grid, self.global_step)
-        levels = torch.linspace(*self.hparams["log_snr_range"], 8, device=x.device)
+        low, high = self.hparams["log_snr_range"]
+        levels = torch.linspace(low, high, 8, device=x.device)
         losses = [self.eps_loss(x, level.expand(len(x)), noise)[0].mean() for level in levels]
         self.log("val/eps_loss", torch.stack(losses).mean(), batch_size=len(x), prog_bar=True)
 
@@ -98,8 +99,7 @@ class DenoiserTraining(L.LightningModule):
 
         def rate(step: int) -> float:
             rising = (step + 1) / max(1, self.hparams["warmup"])
-            falling = (total - step) / max(1.0, self.hparams["decay"] * total)
-            return max(0.0, min(1.0, rising, falling))
+            return min(1.0, rising) * max(0.0, 1 - step / total) ** 2
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -45,7 +45,7 @@ class MuonAdamW(torch.optim.Optimizer):
         super().__init__([{"params": muon, "lr": lr, "muon": True}, {"params": adam, "lr": adam_lr, "muon": False}], {})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -22,6 +22,8 @@ SIGMA_DATA = 0.5  # standard deviation of natural images in [-1, 1], for the pre
 class NoiseEmbedding(nn.Module):
     """log-SNR [B] -> features [B, width]: sines of the (scaled) level, then one hidden layer."""
 
+    frequencies: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("frequencies", math.pi * torch.arange(1, 9) / 32, persistent=False)
@@ -43,7 +45,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.film.weight)
         nn.init.zeros_(self.film.bias)
         nn.init.normal_(self.conv_out.weight, std=0.1 / math.sqrt(9 * channels))
-        nn.init.zeros_(self.conv_out.bias)
+        self.conv_out.bias.data.zero_()  # type: ignore[union-attr]
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
@@ -71,7 +73,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         self.grow = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairs)
         self.head = nn.Conv2d(widths[0], 12, 3, padding=1)
         nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head.bias.data.zero_()  # type: ignore[union-attr]
 
     @property
     def multiple(self) -> int:

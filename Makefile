@@ -1,0 +1,30 @@
+# Everything here creates .venv on first use and keeps it; PYTHON chooses the interpreter it is made with.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+
+.PHONY: help demo test lint types bench
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(VENV)/installed: pyproject.toml
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade-strategy only-if-needed --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed  ## compress a real photo with DiffC and UQDM, decode it in fresh processes, show the result
+	$(PY) -m diffpress.commands.demo --out demo_out
+
+test: $(VENV)/installed  ## run the tests
+	$(PY) -m pytest
+
+lint: $(VENV)/installed  ## ruff: errors, style, import order
+	$(PY) -m ruff check .
+
+types: $(VENV)/installed  ## mypy, through a tree of links that gives every folder its qualified name
+	sh .ci/types $(PY)
+
+bench: $(VENV)/installed  ## the measurements behind the README's tables (long)
+	for script in benchmarks/*.py; do $(PY) $$script || exit 1; done
