@@ -58,7 +58,7 @@ class DiffC:
         self,
         model: Prior,
         coder: str = "trellis",
-        preset: str | None = None,
+        preset: str | int | None = None,
         reconstruction: str | None = None,
         flow_steps: int = 50,
         schedule: str | None = None,
@@ -78,6 +78,7 @@ class DiffC:
         names = [one.name for one in schedules]
         if preset is None:
             preset = "default" if "default" in names else names[-1]
+        preset = str(preset)
         if preset not in names:
             raise CodecError(f"unknown preset {preset!r}; this model has {', '.join(names)}")
         if len(names) > MAX_PRESETS or max(one.levels[0] for one in schedules) >= model.num_levels:
@@ -245,7 +246,7 @@ class DiffC:
                 lead = side.to_bytes() + lead
             longer = replace(stream, segments=(*stream.segments, lead + payload))
             if len(container.write(longer, self)) <= limit:
-                return longer, target, sample, partial
+                return longer, target, torch.as_tensor(sample), partial
             overhead = max(1.005 * overhead, 8 * len(payload) / budget) if budget else math.inf
         return None
 
@@ -278,9 +279,7 @@ class DiffC:
         if exact:
             estimate = yield state.denoise()
             return decode_exact(stream.segments[-1], estimate[0], (header.height, header.width))
-        ending = next(scale for scale in (self.denoising_guidance, side.ending, side.guidance) if scale is not None)
-        if ending != side.guidance:
-            state = replace(state, condition=self.chain.condition(side.prompt, ending))
+        state = self.chain.with_guidance(state, side, self.denoising_guidance)
         x_hat = yield from self.chain.reconstruct(state, reconstruction or self.reconstruction)
         return self.prior.decode(x_hat, (header.height, header.width))[0].cpu()
 
@@ -304,7 +303,7 @@ class DiffC:
             else:
                 sample = self.chain.noise(index, state.z.numel())
             x_hat = yield state.denoise()
-            state = self.chain.advance(state, x_hat, target, sample)
+            state = self.chain.advance(state, x_hat, target, torch.as_tensor(sample))
             if progress:
                 progress(index + 1, steps + 1)
         return state

@@ -66,6 +66,11 @@ class SharedChain:
             raise CodecError("this model knows no prompts, so neither --prompt nor --guidance applies")
         return None
 
+    def with_guidance(self, state: State, side: Side, scale: float | None) -> State:
+        """The state as the final reconstruction sees it: guided by `scale`, else as `side` says."""
+        ending = next(one for one in (scale, side.ending, side.guidance) if one is not None)
+        return state if ending == side.guidance else replace(state, condition=self.condition(side.prompt, ending))
+
     def noise(self, key: int, dimensions: int) -> Tensor:
         """Standard normals [dimensions] that every machine draws alike."""
         row = torch.zeros(1, dtype=torch.int64, device=self.backend.device)

@@ -125,7 +125,7 @@ def _sdxl(size: Size, refiner: bool = False) -> Any:
         "vae": _vae(4, 0.13025, force_upcast=True), "text_encoder_2": _clip(16, projection=True),
         "tokenizer_2": _clip_tokenizer(), "scheduler": _ddim("epsilon"),
     }
-    added: dict[str, Any] = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "use_linear_projection": True}
+    added: dict[str, Any] = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
     if refiner:
         unet = _unet(16, projection_class_embeddings_input_dim=5 * 8 + 16, **added)
         return StableDiffusionXLImg2ImgPipeline(
