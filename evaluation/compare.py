@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from ..data.datasets import NamedImages
+from .learned_metrics import LearnedMetrics
 from .loop import EvaluationModule, read_record, record_path, run
-from .measure import ExtraMetric, Record
+from .measure import Record
 from .plots import draw, save_figure
 from .points import CodecSpec
 from .provenance import machine, versions
@@ -148,7 +149,7 @@ def evaluate(
     device: str = "auto",
     devices: int = 1,
     num_nodes: int = 1,
-    extra: dict[str, ExtraMetric] | None = None,
+    learned: LearnedMetrics | None = None,
     notes: Sequence[str] = (),
     published: Sequence[Path] = (),
     pictures: int = 2,
@@ -156,19 +157,38 @@ def evaluate(
     tick: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
     """Measure `specs` on `data` and write all outputs; what is measured already is not measured again."""
+    learned = learned or LearnedMetrics()
     results: list[Comparison] = []
 
     def finish(writer: Any) -> None:
         comparison = collect(
-            specs, data.names, out, data=data.name, command=command, anchor=anchor, published=published, notes=notes
+            specs,
+            data.names,
+            out,
+            data=data.name,
+            command=command,
+            anchor=anchor,
+            published=published,
+            notes=[*notes, *learned.notes],
         )
+        _add_set_metrics(comparison, learned)
         write_outputs(comparison)
         if writer is not None:
             tensorboard(comparison, writer)
         results.append(comparison)
 
-    run(EvaluationModule(specs, data, out, extra, pictures, hypothetical, tick, finish), device, devices, num_nodes)
+    module = EvaluationModule(specs, data, out, learned.image, pictures, hypothetical, bool(learned.sets), tick, finish)
+    run(module, device, devices, num_nodes)
     return results[0] if results else collect(specs, data.names, out, data=data.name, command=command, anchor=anchor)
+
+
+def _add_set_metrics(comparison: Comparison, learned: LearnedMetrics) -> None:
+    """FID and its like, of every complete lossy point."""
+    folder = comparison.out / "decoded"
+    for curve, spec in zip(comparison.curves, comparison.specs, strict=False):
+        for point in curve.lossy() if learned.sets else ():
+            for name, metric in learned.sets.items():
+                point.values[name] = metric(folder / spec.slug / point.point, folder / "original")
 
 
 def _everything(comparison: Comparison) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from ..codecs import Codec
-from ..data import write_file
+from ..data import save_image, write_file
 from ..data.datasets import NamedImages
 from ..data.images import to_pil
 from .measure import FAILURES, ExtraMetric, Measurement, Record, measure_image, progress_points, record_from_dict
@@ -63,6 +63,7 @@ class EvaluationModule(lightning.LightningModule):
     extra     further metrics by name
     pictures  how many of the first images have every decoded image kept for the report
     hypothetical  also measure what no file stands for
+    keep_decoded  write every decoded image as ``decoded/CODEC/POINT/IMAGE.png``, for metrics of sets of images
     tick      called with a line of text after each unit
     summary   called on the first process when all units are done, with the logger's TensorBoard writer or None
     """
@@ -75,15 +76,17 @@ class EvaluationModule(lightning.LightningModule):
         extra: dict[str, ExtraMetric] | None = None,
         pictures: int = 2,
         hypothetical: bool = False,
+        keep_decoded: bool = False,
         tick: Tick = lambda line: None,
         summary: Callable[[Any], None] = lambda writer: None,
     ) -> None:
         super().__init__()
         self.specs, self.data, self.out = list(specs), data, out
         self.extra, self.pictures, self.hypothetical = extra or {}, pictures, hypothetical
-        self.tick, self.summary = tick, summary
+        self.tick, self.summary, self.keep_decoded = tick, summary, keep_decoded
         self._codec: tuple[int, Codec] | None = None
-        suffix = "".join(f"+{name}" for name in sorted(self.extra)) + ("+hypothetical" if hypothetical else "")
+        flags = [*sorted(self.extra), *["hypothetical"] * hypothetical, *["decoded"] * keep_decoded]
+        suffix = "".join(f"+{flag}" for flag in flags)
         self._identities = [spec.identity() + suffix for spec in self.specs]
 
     def test_dataloader(self) -> DataLoader[tuple[int, int]]:
@@ -122,7 +125,11 @@ class EvaluationModule(lightning.LightningModule):
         def keep(point: str, decoded: Tensor) -> None:
             if number < self.pictures:
                 save_picture(decoded, self.out / "pictures" / spec.slug / f"{name}-{point}.webp")
+            if self.keep_decoded:
+                save_image(decoded, self.out / "decoded" / spec.slug / point / f"{name}.png")
 
+        if self.keep_decoded:
+            save_image(image, self.out / "decoded" / "original" / f"{name}.png")
         if number < self.pictures:
             save_picture(image, self.out / "pictures" / "original" / f"{name}.webp")
         record = measure_image(codec, spec, image, name, self.out, self.extra, keep, identity, self.hypothetical)

@@ -13,6 +13,7 @@ from rich.progress import Progress, TimeElapsedColumn
 from ..codecs import CodecError
 from ..data import load_data
 from ..evaluation.compare import evaluate
+from ..evaluation.learned_metrics import load_metrics
 from ..evaluation.plots import plot_files
 from ..evaluation.points import parse_specs
 from ..evaluation.report import write_report
@@ -35,6 +36,7 @@ def parser() -> ArgumentParser:
     p.add_argument("--limit", type=int | None, help="only the first so many images")
     p.add_argument("--pictures", type=int, default=2, help="images to show in the report")
     p.add_argument("--hypothetical", action="store_true", help="also entropy estimates and bounds, marked as such")
+    p.add_argument("--metrics", nargs="+", default=[], help="also lpips, dists, clip, qalign, fid, patch-fid")
     p.add_argument("--plot", nargs="+", type=Path, help="only plot these JSON files to -o FIGURE")
     p.add_argument("--metric", default="psnr-rgb", help="metric of --plot")
     p.add_argument("-o", "--out", type=Path, required=True, help="output folder; for --plot, the figure")
@@ -71,6 +73,7 @@ def main(args: list[str] | None = None) -> int:
                 published=a.published,
                 pictures=a.pictures,
                 hypothetical=a.hypothetical,
+                learned=load_metrics(a.metrics, "cpu" if a.device == "auto" else a.device),
                 tick=lambda line: bar.console.print(line, markup=False) if line else bar.advance(task),
             )
         write_report(result, a.out / "report.html")
