@@ -76,12 +76,26 @@ def _vae(latents: int, scaling: float, shift: float | None = None, full: bool = 
     from diffusers import AutoencoderKL
 
     widths = (128, 256, 512, 512) if full else (4, 4, 8, 8)
-    return AutoencoderKL(
+    vae = AutoencoderKL(
         block_out_channels=widths, layers_per_block=2 if full else 1, latent_channels=latents,
         norm_num_groups=32 if full else 4, down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4, sample_size=512, scaling_factor=scaling, shift_factor=shift,
         **options,
     )
+    _standardise(vae.eval(), latents)
+    return vae
+
+
+@torch.no_grad()
+def _standardise(vae: Any, latents: int) -> None:
+    """Scale the encoder's last layer so that scaled latents have mean 0 and variance 1, as those of real models do."""
+    picture = torch.nn.functional.interpolate(torch.rand(1, 3, 16, 16) * 2 - 1, size=128, mode="bilinear")
+    means = vae.encode(picture).latent_dist.mean
+    centre, spread = means.mean((0, 2, 3)), means.std((0, 2, 3))
+    layer = vae.encoder.conv_out if vae.quant_conv is None else vae.quant_conv
+    gain = 1 / (spread * vae.config.scaling_factor)
+    layer.weight[:latents] *= gain[:, None, None, None]
+    layer.bias[:latents] = (layer.bias[:latents] - centre) * gain + (vae.config.shift_factor or 0)
 
 
 def _unet(context: int, full: bool = False, **options: Any) -> Any:
