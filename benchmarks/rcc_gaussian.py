@@ -77,23 +77,30 @@ class Source:
         return 0.5 * np.log2(ratio).sum(1)
 
 
-def run(source: Source, channel: Channel, bits: float, steps: int, seed: int) -> tuple[Floats, Floats]:
-    """(cumulative bits, MSE per coordinate) after each step, float64 [steps]; the same x for every channel."""
+def run(source: Source, channel: Channel, bits: float, steps: int, seed: int) -> tuple[Floats, Floats, Floats]:
+    """(cumulative bits, MSE per coordinate, MSE of an ideal twin) after each step, float64 [steps].
+
+    The twin has the same x and schedule and samples ideally, with the coder's own noise orthogonal to mu and fresh noise
+    along mu.  Its expected MSE is known, so its deviation is a control variate for the coder's.
+    """
     rng = np.random.default_rng(seed)
-    x = rng.standard_normal(len(source.variances)) * np.sqrt(source.variances)
-    z = np.zeros_like(x)
+    lam = source.variances
+    x = rng.standard_normal(len(lam)) * np.sqrt(lam)
+    z = np.zeros((2, len(lam)))  # coder, twin
     snrs = source.schedule(bits, steps)
-    spent, mse = np.zeros(steps), np.zeros(steps)
+    spent, mse = np.zeros(steps), np.zeros((2, steps))
     for step in range(steps):
         now, later = snrs[step], snrs[step + 1]
         gain = math.sqrt(later - now)
-        x0_hat = now * source.variances / (1 + now * source.variances) * z
-        cost, sample = channel((gain * (x - x0_hat)).astype(np.float32), bits, (seed << 20) + step)
-        z = (now * z + gain * (sample + gain * x0_hat)) / later
-        x0_hat = later * source.variances / (1 + later * source.variances) * z
-        spent[step] = cost
-        mse[step] = ((x - x0_hat) ** 2).mean()
-    return spent.cumsum(), mse
+        x0_hat = now * lam / (1 + now * lam) * z
+        mu = gain * (x - x0_hat)
+        spent[step], sample = channel(mu[0].astype(np.float32), bits, (seed << 20) + step)
+        along = mu / np.linalg.norm(mu, axis=1, keepdims=True)
+        noise = sample - (sample @ along[0]) * along[0]
+        noise += (rng.standard_normal() - noise @ along[1]) * along[1]
+        z = (now * z + gain * (np.stack([sample, mu[1] + noise]) + gain * x0_hat)) / later
+        mse[:, step] = ((x - later * lam / (1 + later * lam) * z) ** 2).mean(1)
+    return spent.cumsum(), mse[0], mse[1]
 
 
 def kl_bits(mu: NDArray[np.float32], variance: float) -> float:

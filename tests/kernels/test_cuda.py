@@ -1,0 +1,237 @@
+"""The CuPy kernels: compiled by NVRTC everywhere, run as C++ where there is a compiler, on a GPU where there is one.
+
+The C++ run puts the very .cu source behind a shim that turns a block into std::threads; it checks the logic, the GPU
+tests (marker gpu) check the rest.
+"""
+
+import ctypes
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from diffpress.kernels import get_backend
+from diffpress.kernels.cuda import source
+from diffpress.kernels.normal import normal_table
+
+FILES = ["philox.cu", "pfr.cu", "trellis.cu"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("options", [[], ["-DK=1"], ["-DK=4"]])
+def test_compiles_with_nvrtc(name, options):
+    nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason="needs cuda.bindings (comes with torch on Linux)")
+    if options and name != "trellis.cu":
+        pytest.skip("only the trellis has options")
+    error, program = nvrtc.nvrtcCreateProgram(source(name).encode(), name.encode(), 0, [], [])
+    assert error == nvrtc.nvrtcResult.NVRTC_SUCCESS
+    flags = [b"--std=c++17", b"--fmad=false", b"--gpu-architecture=compute_80", *[o.encode() for o in options]]
+    (result,) = nvrtc.nvrtcCompileProgram(program, len(flags), flags)
+    log = b" " * nvrtc.nvrtcGetProgramLogSize(program)[1]
+    nvrtc.nvrtcGetProgramLog(program, log)
+    assert result == nvrtc.nvrtcResult.NVRTC_SUCCESS, log.decode()
+    assert b"warning" not in log, log.decode()
+
+
+SHIM = """
+#include <barrier>
+#include <cstring>
+#include <thread>
+#include <vector>
+#include <algorithm>
+#define __device__
+#define __global__
+#define __forceinline__ inline
+#define __restrict__
+#define __shared__ static
+struct Dim { long long x, y; };
+static thread_local Dim threadIdx;
+static Dim blockIdx, blockDim, gridDim;
+static std::barrier<>* gate;
+static float lanes[1024];
+static void __syncthreads() { gate->arrive_and_wait(); }
+static float __int_as_float(unsigned i) { float f; std::memcpy(&f, &i, 4); return f; }
+static float __shfl_xor_sync(unsigned, float v, int step) {  // one warp per block: all threads take part
+    lanes[threadIdx.x] = v; __syncthreads();
+    float other = lanes[threadIdx.x ^ step]; __syncthreads();
+    return other;
+}
+static long long min(long long a, long long b) { return std::min(a, b); }
+template <class F> void launch(int gx, int gy, int threads, F kernel) {
+    blockDim = {threads, 1}; gridDim = {gx, gy};
+    for (int y = 0; y < gy; ++y) for (int x = 0; x < gx; ++x) {
+        blockIdx = {x, y};
+        std::barrier<> barrier(threads); gate = &barrier;
+        std::vector<std::thread> block;
+        for (int i = 0; i < threads; ++i) block.emplace_back([=] { threadIdx = {i, 0}; kernel(); });
+        for (auto& thread : block) thread.join();
+    }
+}
+"""
+ENTRY = """
+extern "C" void run_words(const long long* c, long long n, u64 key, u64 stream, long long* out) {
+    launch((n + 3) / 4, 1, 4, [=] { random_words(c, n, key, stream, out); });
+}
+extern "C" void run_normals(const long long* rows, long long n, long long width, long long per_row, long long pitch,
+                            u64 key, u64 stream, const float* table, float* out) {
+    launch((n * per_row + 3) / 4, 1, 4, [=] { normal_rows(rows, n, width, per_row, pitch, key, stream, table, out); });
+}
+extern "C" void run_signs(const long long* rows, long long n, long long width, long long per_row, u64 key, u64 stream,
+                          float* out) {
+    launch((n * per_row + 3) / 4, 1, 4, [=] { sign_rows(rows, n, width, per_row, key, stream, out); });
+}
+"""
+ENTRY_PFR = """
+extern "C" void run_pfr(const float* mu, long long n, long long width, u64 key, u64 stream, long long first,
+                        long long count, const float* times, float energy, long long tile, const float* table,
+                        float* best, long long* index) {
+    launch((count + tile - 1) / tile, n, 32, [=] {
+        fused_pfr(mu, n, width, key, stream, first, count, times, energy, tile, table, best, index); });
+}
+"""
+ENTRY_TRELLIS = """
+extern "C" void run_trellis(const float* scores, const long long* lengths, const int* labels, long long T, long long N,
+                            long long M, int L, int flush, int in_shared, float* spare, unsigned char* decisions,
+                            unsigned char* symbols, float* metric) {
+    launch(T, 1, 8, [=] { trellis_search(scores, lengths, labels, N, M, L, flush, in_shared, spare, decisions, symbols,
+                                         metric); });
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """Every .cu compiled behind the shim, the trellis for each k."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("needs a C++20 compiler")
+    folder = tmp_path_factory.mktemp("cuda_as_cpp")
+
+    common = source("philox.cu")
+    parts = [SHIM, source("pfr.cu"), ENTRY, ENTRY_PFR]
+    for k in (1, 2, 4):
+        trellis = source("trellis.cu").removeprefix(common)
+        trellis = trellis.replace("extern __shared__ float shared_metrics[];", "static float shared_metrics[65536];")
+        trellis = (trellis + ENTRY_TRELLIS).replace("trellis_search", f"trellis_{k}").replace("run_trellis", f"run_{k}")
+        parts.append(f"#undef K\n#undef SYMBOLS\n#undef UNREACHED\n#define K {k}\n{trellis}")
+    path = folder / "all.cpp"
+    path.write_text("".join(parts))
+    command = [compiler, "-std=c++20", "-O0", "-ffp-contract=off", "-shared", "-fPIC", "-pthread", "-w"]
+    subprocess.run([*command, str(path), "-o", str(path.with_suffix(".so"))], check=True)
+    return ctypes.CDLL(str(path.with_suffix(".so")))
+
+
+def pointer(array):
+    assert array.flags.c_contiguous
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def wide(value):
+    return ctypes.c_uint64(value)
+
+
+def test_randomness_source_equals_cpu(library):
+    cpu = get_backend("cpu")
+    key, stream, table = 0x0123456789ABCDEF, 3 << 33, normal_table().copy()
+    counters = np.array([0, 1, 5, (7 << 32) + 9, 77])
+    words = np.zeros((5, 4), np.int64)
+    library.run_words(pointer(counters), wide(5), wide(key), wide(stream), pointer(words))
+    assert np.array_equal(words, cpu.random_words(key, stream, torch.from_numpy(counters)).numpy())
+    out = np.zeros((5, 37), np.float32)
+    shape = [wide(x) for x in (5, 37, 5, 64)]
+    library.run_normals(pointer(counters), *shape, wide(key), wide(stream), pointer(table), pointer(out))
+    assert np.array_equal(out, cpu.normal_rows(key, stream, torch.from_numpy(counters), 37, 64).numpy())
+    out = np.zeros((5, 133), np.float32)
+    library.run_signs(pointer(counters), wide(5), wide(133), wide(2), wide(key), wide(stream), pointer(out))
+    assert np.array_equal(out, cpu.sign_rows(key, stream, torch.from_numpy(counters), 133).numpy())
+
+
+def test_fused_pfr_source_equals_cpu(library):
+    cpu = get_backend("cpu")
+    rng, table = np.random.default_rng(4), normal_table().copy()
+    mu, times = rng.standard_normal((2, 43)).astype(np.float32), np.linspace(-2, 2, 24, dtype=np.float32)
+    best, index = np.zeros((2, 3), np.float32), np.zeros((2, 3), np.int64)
+    library.run_pfr(
+        pointer(mu), *[wide(x) for x in (2, 43, 8, 9, 500, 24)], pointer(times), ctypes.c_float(0.1), wide(10),
+        pointer(table), pointer(best), pointer(index),
+    )  # fmt: skip
+    expected, where = cpu.fused_pfr(torch.from_numpy(mu), 8, 9, 500, 24, torch.from_numpy(times), 0.1)
+    assert best.max(1) == pytest.approx(expected.numpy(), abs=1e-4)
+    assert [index[c, best[c].argmax()] for c in range(2)] == where.tolist()
+
+
+@pytest.mark.parametrize("in_shared", [0, 1])
+@pytest.mark.parametrize(("length", "k", "flush"), [(6, 2, 3), (4, 1, 0), (8, 4, 1)])
+def test_trellis_source_equals_cpu(library, length, k, flush, in_shared):
+    cpu = get_backend("cpu")
+    rng = np.random.default_rng(5)
+    scores = rng.standard_normal((2, 9, 16)).astype(np.float32)
+    labels, lengths = rng.integers(0, 16, 1 << (length + k)).astype(np.int32), np.array([9, 6])
+    symbols, metric = np.zeros((2, 9), np.uint8), np.zeros(2, np.float32)
+    spare, decisions = np.zeros((2, 1 << length), np.float32), np.zeros((2, 9, 1 << length), np.uint8)
+    getattr(library, f"run_{k}")(
+        pointer(scores), pointer(lengths), pointer(labels), wide(2), wide(9), wide(16), length, flush, in_shared,
+        pointer(spare), pointer(decisions), pointer(symbols), pointer(metric),
+    )  # fmt: skip
+    tensors = [torch.from_numpy(x) for x in (scores, lengths, labels.astype(np.int64))]
+    path, best = cpu.trellis_search(*tensors, length, k, flush)
+    assert np.array_equal(symbols, path.numpy())
+    assert np.array_equal(metric, best.numpy())
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+    pytest.importorskip("cupy")
+    return get_backend("cuda")
+
+
+@pytest.mark.gpu
+def test_gpu_randomness_equals_cpu(gpu):
+    cpu, rows = get_backend("cpu"), torch.arange(300) * 12345
+    for ours, theirs in [
+        (gpu.random_words(3, 4, rows.cuda()), cpu.random_words(3, 4, rows)),
+        (gpu.normal_rows(3, 4, rows.cuda(), 77, 64), cpu.normal_rows(3, 4, rows, 77, 64)),
+        (gpu.sign_rows(3, 4, rows.cuda(), 333), cpu.sign_rows(3, 4, rows, 333)),
+    ]:
+        assert torch.equal(ours.cpu(), theirs)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("length", "k"), [(12, 2), (16, 2), (12, 4), (11, 1)])
+def test_gpu_trellis_equals_cpu(gpu, length, k):
+    rng = torch.Generator().manual_seed(1)
+    scores = torch.randn(5, 60, 256, generator=rng)
+    labels, lengths = torch.randint(0, 256, (1 << (length + k),), generator=rng), torch.tensor([60, 3, 59, 60, 17])
+    path, metric = gpu.trellis_search(scores.cuda(), lengths.cuda(), labels.cuda(), length, k, 2)
+    expected, best = get_backend("cpu").trellis_search(scores, lengths, labels, length, k, 2)
+    assert torch.equal(path.cpu(), expected)
+    assert torch.equal(metric.cpu(), best)
+
+
+@pytest.mark.gpu
+def test_gpu_pfr_equals_cpu(gpu):
+    rng = torch.Generator().manual_seed(2)
+    mu, times = 0.3 * torch.randn(4, 500, generator=rng), torch.arange(1, 3001).log()
+    best, index = gpu.fused_pfr(mu.cuda(), 7, 8, 11, 3000, times.cuda(), 0.05)
+    expected, where = get_backend("cpu").fused_pfr(mu, 7, 8, 11, 3000, times, 0.05)
+    assert torch.allclose(best.cpu(), expected, atol=1e-3)
+    assert torch.equal(index.cpu(), where)
+    codebook = get_backend("cpu").normal_rows(1, 2, torch.arange(100), 500)
+    scores = gpu.codebook_scores(codebook.cuda(), mu.cuda()).cpu()
+    assert torch.allclose(scores, get_backend("cpu").codebook_scores(codebook, mu), atol=0.05)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["pfr", "trellis"])
+def test_gpu_samples_equal_cpu_samples(gpu, name):
+    from diffpress.codecs.reverse_channel import get_coder
+
+    coder = get_coder(name)
+    mu = torch.from_numpy(np.random.default_rng(3).standard_normal(5000).astype(np.float32)).cuda() * 0.1
+    payload, sample = coder.encode(mu, 36.0, 5)
+    assert sample.is_cuda
+    assert torch.equal(coder.decode(payload, 5000, 36.0, 5), sample.cpu())
+    assert torch.equal(coder.decode(payload, 5000, 36.0, 5, like=mu), sample)
