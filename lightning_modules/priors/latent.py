@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...data.tiling import crop, pad_to_multiple
 from .components import load_pipeline
@@ -105,10 +105,8 @@ class LatentPrior(ABC):
     def _prepare(self, network: Any, compile: bool) -> Any:
         network.to(memory_format=torch.channels_last)
         if self.offload == "layers":
-            network.enable_group_offload(
-                onload_device=self.device, offload_device=torch.device("cpu"), offload_type="leaf_level",
-                use_stream=self.device.type == "cuda",
-            )
+            for module in network.modules():
+                _fetch_for_calls(module, self.device)
         return torch.compile(network) if compile else network
 
     # ---- what a family of models adds -----------------------------------------------------------------------------
@@ -230,6 +228,24 @@ class LatentPrior(ABC):
                 f"there is not enough memory on {self.device} for this model or image: "
                 "--dtype bfloat16, --offload model or layers, or --tile 512 need less"
             ) from error
+
+
+def _fetch_for_calls(module: nn.Module, device: torch.device) -> None:
+    """Keep the module's own parameters and buffers where they are, but on `device` while its forward runs."""
+    tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    homes = [tensor.data for tensor in tensors]
+
+    def fetch(*_: Any) -> None:
+        for tensor, home in zip(tensors, homes, strict=True):
+            tensor.data = home.to(device, non_blocking=True)
+
+    def put_back(*_: Any) -> None:
+        for tensor, home in zip(tensors, homes, strict=True):
+            tensor.data = home
+
+    if tensors:
+        module.register_forward_pre_hook(fetch)
+        module.register_forward_hook(put_back, always_call=True)
 
 
 def as_dtype(name: str | torch.dtype | None, default: torch.dtype) -> torch.dtype:
