@@ -20,7 +20,9 @@ from .base import Variance, exp2
 from .layout import Layout
 
 FLUSH = 4  # last stages, which shift in no new bits
-LAYER_RATE = 1.0  # bits per coordinate that one layer carries at most
+FLUSH_RATE = 0.25  # no flush above this many bits per coordinate, where every coordinate needs its bits
+LAYER_RATE = 2.0  # bits per coordinate that one layer carries at most
+LAYER_SURPLUS = 0.06  # extra bits of every layer but the last, against errors that the next one could not take back
 CODEWORD_BYTES = 128  # a longer layer is cut into codewords of about this many bytes
 GROUP_FLOATS = 1 << 25  # scores held at once, 128 MiB
 BRANCHES = 8e7  # the automatic constraint length keeps the search of a step within this (0.2 s of one core)
@@ -181,13 +183,15 @@ def make_plan(
     rate = bits / size
     count = max(1, math.ceil(rate / LAYER_RATE)) if variance == "calibrated" else 1
     length = constraint_length or automatic_length(bits, k)
-    total = math.floor(bits * spend_factor(bits / count, length) / 8.0 + dither)
-    edges = deal(total, count)
+    surplus = 1.0 + LAYER_SURPLUS * (count - 1) / count
+    total = math.floor(bits * surplus * spend_factor(bits / count, length) / 8.0 + dither)
+    early = (1.0 + LAYER_SURPLUS) / surplus / count  # share of every layer but the last
+    edges = [math.floor(total * early * i) for i in range(count)] + [total]
     layers = []
     weight = 1.0
     for i in range(count):
         left = rate * (count - i) / count
-        share = int(edges[i + 1] - edges[i])
+        share = edges[i + 1] - edges[i]
         v = exp2(2.0 * left) if variance == "calibrated" else 1.0
         if i == count - 1:
             layers.append(Layer(share, v, weight=weight))
@@ -201,7 +205,7 @@ def make_plan(
         deviation, shrink = math.sqrt(noise), math.sqrt(v2 / (v2 + 1.0))
         layers.append(Layer(share, x / noise, x / v / deviation, deviation, weight, shrink))
         weight *= shrink
-    return Plan(size, total, length, k, FLUSH, tuple(layers))
+    return Plan(size, total, length, k, FLUSH if rate <= FLUSH_RATE else 0, tuple(layers))
 
 
 def hash_labels(content: Tensor, labels: int) -> Tensor:
