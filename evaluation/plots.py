@@ -32,6 +32,9 @@ def draw(curves: Sequence[Curve], metric: str, title: str = "", log_rate: bool =
             style = "--" if curve.published else ":" if hypothetical else "-"
             width, size = (1.2, 0) if curve.published else (1.8, 5)
             axes.plot(rate, quality, style, color=colour, marker=marker, label=label, linewidth=width, markersize=size)
+        bound = curve.bound(metric)
+        if bound is not None:
+            axes.axhline(bound, linestyle=":", color=colour, linewidth=1, label=f"{curve.codec}: autoencoder alone")
     axes.set_xlabel("bits per pixel, file header included")
     axes.set_ylabel(TITLES.get(metric, metric))
     if log_rate:

@@ -34,7 +34,7 @@ const toggles = data.curves.map((curve) => {
 
 function series(curve, metric, hypothetical) {
   return curve.points
-    .filter((p) => p.images === p.of && !p.lossless && p.hypothetical === hypothetical && p.values[metric] !== undefined)
+    .filter((p) => p.images === p.of && !p.lossless && p.hypothetical === hypothetical && p.point !== data.bound && p.values[metric] !== undefined)
     .sort((a, b) => a.values.bpp - b.values.bpp);
 }
 
@@ -60,6 +60,10 @@ function plot() {
       });
     }
   });
+  const bounds = toggles.filter((t) => t.box.checked).flatMap(({ curve }) => curve.points
+    .filter((p) => p.point === data.bound && p.values[metric] !== undefined)
+    .map((p) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: p.values[metric], y1: p.values[metric],
+      line: { color: colour(curve), width: 1, dash: "dot" }, label: { text: `${curve.codec}: ${p.point}`, font: { size: 11 } } })));
   const inside = traces.flatMap((t) => t.x.map((x, i) => [x, t.y[i]])).filter(([x]) => x <= limit);
   const low = Math.min(...inside.map(([, y]) => y)), high = Math.max(...inside.map(([, y]) => y)), pad = (high - low) * 0.05;
   const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line, automargin: true };
@@ -67,13 +71,14 @@ function plot() {
   const range = limit === Infinity ? undefined : log ? [Math.log10(smallest * 0.9), Math.log10(limit)] : [0, limit];
   Plotly.react("plot", traces, {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, family: "system-ui, sans-serif", size: 13 },
-    margin: { l: 60, r: 15, t: 15, b: 50 }, showlegend: printing || innerWidth > 900, hovermode: "closest",
+    margin: { l: 60, r: 15, t: 15, b: 50 }, showlegend: printing || innerWidth > 900, hovermode: "closest", shapes: bounds,
     modebar: { bgcolor: "rgba(0,0,0,0)", color: line, activecolor: ink },
     legend: { orientation: "v", x: 1, xanchor: "right", y: 0, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" },
     xaxis: { ...axis, title: { text: "bits per pixel" }, type: log ? "log" : "linear", range, rangemode: "tozero" },
     yaxis: { ...axis, title: { text: data.metrics[metric] }, range: inside.length && limit !== Infinity ? [low - pad, high + pad] : undefined },
   }, { responsive: true, displaylogo: false, scrollZoom: false, modeBarButtons: [["toImage", "resetScale2d"]] });
   $("plot").dataset.traces = traces.length;
+  $("plot").dataset.bounds = bounds.length;
 }
 for (const id of ["metric", "log", "span"]) $(id).addEventListener("change", () => { plot(); summary(); });
 $("all").addEventListener("click", () => { toggles.forEach((t) => { t.box.checked = true; }); plot(); });

@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 from ..data import write_file
 from .bd import bd_quality, bd_rate
 from .compare import Comparison
-from .measure import Measurement, Record
+from .measure import BOUND, Measurement, Record
 from .points import CodecSpec
 from .results import HIGHER_IS_BETTER, TITLES, Curve, metrics_of
 
@@ -70,6 +70,7 @@ def _data(comparison: Comparison) -> dict[str, Any]:
         "machine": comparison.machine,
         "notes": comparison.notes + failures,
         "anchor": comparison.anchor,
+        "bound": BOUND,
         "metrics": {name: TITLES[name] for name in metrics},
         "curves": [_curve(curve, index) for index, curve in enumerate(curves)],
         "summary": [vars(line) | {"fingerprint": prints.get(line.codec, "")} for line in comparison.summary()],

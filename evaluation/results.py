@@ -19,7 +19,7 @@ from typing import Any
 
 from ..data import write_file
 from .bd import bd_quality, bd_rate
-from .measure import Measurement, Record
+from .measure import BOUND, Measurement, Record
 from .metrics import MAX_PSNR, bits_per_dimension
 
 HIGHER_IS_BETTER = {"lpips": False, "dists": False, "fid": False, "patch-fid": False}
@@ -67,13 +67,21 @@ class Curve:
 
     def lossy(self, hypothetical: bool = False) -> list[Point]:
         """Complete points of the rate-distortion curve (or of the hypothetical one), by rate."""
-        chosen = [p for p in self.points if p.complete and not p.lossless and p.hypothetical == hypothetical]
+        chosen = [
+            p
+            for p in self.points
+            if p.complete and not p.lossless and p.hypothetical == hypothetical and p.point != BOUND
+        ]
         return sorted(chosen, key=lambda p: p.values["bpp"])
 
     def series(self, metric: str, hypothetical: bool = False) -> tuple[list[float], list[float]]:
         """(bpp, metric) of the points that have both."""
         points = [p for p in self.lossy(hypothetical) if metric in p.values]
         return [p.values["bpp"] for p in points], [p.values[metric] for p in points]
+
+    def bound(self, metric: str) -> float | None:
+        """The quality that the codec's autoencoder alone reaches, where that was measured."""
+        return next((p.values.get(metric) for p in self.points if p.point == BOUND and p.complete), None)
 
     @property
     def lossless_point(self) -> Point | None:

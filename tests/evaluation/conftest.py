@@ -15,6 +15,18 @@ from diffpress.data import save_image
 LEVELS = 4
 
 
+class Autoencoder:
+    """Stands for a latent prior: its autoencoder darkens every pixel by one grey level."""
+
+    lossless = False
+
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        return image.float()
+
+    def decode(self, x0: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        return (x0[..., : size[0], : size[1]] - 1).clamp(min=0).byte()
+
+
 class BitPlanes:
     """Four refinement steps of two bit planes each, the last one exact: progressive and lossless, and instantaneous.
 
@@ -42,6 +54,10 @@ class BitPlanes:
         for k, plane in enumerate(chosen):
             result |= torch.frombuffer(bytearray(plane), dtype=torch.uint8).reshape(shape) << (6 - 2 * k)
         return result + (0 if len(chosen) == LEVELS else 1 << (7 - 2 * len(chosen)))
+
+    @property
+    def prior(self) -> Autoencoder:
+        return Autoencoder()
 
     def measure(self, image: torch.Tensor) -> tuple[Stream, list[float]]:
         return self.encode(image), [100.0] * LEVELS

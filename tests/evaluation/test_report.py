@@ -93,6 +93,7 @@ async def check_curves(page: Any) -> None:
     traces = "Number(document.getElementById('plot').dataset.traces)"
     drawn = "document.querySelectorAll('#plot .scatterlayer .trace').length"
     assert await page.js(traces) == await page.js(drawn) == 5  # three codecs, one estimate, one published
+    assert await page.js("document.getElementById('plot').dataset.bounds") == "1"
     await page.js("document.querySelector('[data-codec=jpeg]').click()")
     assert await page.js(traces) == await page.js(drawn) == 4
     await page.js("document.getElementById('measured').click()")
