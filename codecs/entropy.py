@@ -5,7 +5,7 @@ probabilities come from shared integer tables (`SegmentEncoder`, `SegmentDecoder
 that a table is built once, and the stream can be cut into segments of which any prefix decodes.
 
 Everything runs in 24-bit fixed point on a range coder: the same parameters give the same bits on every machine.
-Truncated or foreign data decodes to garbage without an error; checking for that is the container's job.
+Truncated or foreign data mostly decodes to garbage without an error; checking for that is the container's job.
 
 >>> tables = lambda index: Table(-1, np.array([1.0, 10, 20, 10]))  # escape, then -1, 0, 1
 >>> encoder = SegmentEncoder()
@@ -18,6 +18,7 @@ array([ 0,  1, -1,  7], dtype=int32)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import constriction
@@ -103,24 +104,41 @@ class SegmentDecoder:
         self._coder = _queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
 
     def decode(self, index: Ints, tables: Tables) -> NDArray[np.int32]:
-        """int32 [N], one value under each of tables(index[n])."""
+        """int32 [N], one value under each of tables(index[n]).  CodecError for data that no encoder has written."""
         index = np.asarray(index, np.int64).ravel()
         out = np.empty(len(index), np.int64)
         escaped = np.zeros(len(index), bool)
         high = np.zeros(len(index), np.int64)
         for number, places in _groups(index):
             table = tables(number)
-            code = np.asarray(self._coder.decode(_categorical(table), len(places)), np.int64)
+            with _damage_named():
+                code = np.asarray(self._coder.decode(_categorical(table), len(places)), np.int64)
             out[places] = code + (table.low - 1)
             escaped[places] = code == 0
             high[places] = table.low + len(table.weights) - 2
         for place in np.flatnonzero(escaped):
+            negative, excess = self._decode_escape()
+            # an escaped place holds code 0, so out is one below the lowest value
+            out[place] = out[place] + 1 - excess if negative else high[place] + excess
+        return out.astype(np.int32)
+
+    def _decode_escape(self) -> tuple[bool, int]:
+        with _damage_named():
             negative = self._coder.decode(_model.Uniform(2))
             size = self._coder.decode(_model.Uniform(MAX_ESCAPE_BITS)) + 1
-            value = (1 << size - 1) + (self._coder.decode(_model.Uniform(1 << size - 1)) if size > 1 else 0)
-            # an escaped place holds code 0, so out is one below the lowest value
-            out[place] = out[place] + 1 - value if negative else high[place] + value
-        return out.astype(np.int32)
+            rest = self._coder.decode(_model.Uniform(1 << size - 1)) if size > 1 else 0
+        return bool(negative), (1 << size - 1) + rest
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    """Data that no encoder can have written makes constriction raise AssertionError or a Rust panic."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # PanicException derives from BaseException and has no importable name
+        raise CodecError("the data does not fit the probabilities it is decoded with") from error
 
 
 def _groups(index: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
@@ -168,7 +186,9 @@ class GaussianDecoder:
         """The next len(centres) integers, int32."""
         if not len(centres):
             return np.empty(0, np.int32)
-        return np.asarray(self._coder.decode(self._gaussian, *_gaussian_parameters(centres, widths)), np.int32)
+        parameters = _gaussian_parameters(centres, widths)
+        with _damage_named():
+            return np.asarray(self._coder.decode(self._gaussian, *parameters), np.int32)
 
 
 def _gaussian_parameters(

@@ -23,7 +23,7 @@ from ..lightning_modules.uqdm import METHODS, UQDM, Method
 from . import container
 from .base import CodecError, Header, Stream, check_image, check_model, register
 from .entropy import SegmentDecoder, SegmentEncoder, Tables
-from .uqdm_chain import FINE, TILE, Chain, Parameters
+from .uqdm_chain import FINE, TILE, Chain, Parameters, unsplit_operations
 from .uqdm_tables import PixelTables, step_index, step_table
 
 PORTABLE = 1  # bit of the header's parameter byte
@@ -79,7 +79,8 @@ class UQDMCodec:
             raise CodecError(f"--segments must lie between 1 and {total} for this model")
         if bpp is not None and not bpp > 0:
             raise CodecError("--bpp must be a positive number")
-        stream = self._encode(image, total if lossless else segments or total, None, progress)
+        with unsplit_operations() as workers:
+            stream = self._encode(image, total if lossless else segments or total, None, progress, workers)
         if bpp is not None and not lossless:
             pixels = image.shape[1] * image.shape[2]
             sent = stream.segments
@@ -98,15 +99,16 @@ class UQDMCodec:
         """
         check_image(image)
         estimate: list[float] = []
-        return self._encode(image, self.model.n_steps + 1, estimate, None), estimate
+        with unsplit_operations() as workers:
+            return self._encode(image, self.model.n_steps + 1, estimate, None, workers), estimate
 
     def _encode(
-        self, image: torch.Tensor, count: int, estimate: list[float] | None, progress: Progress | None
+        self, image: torch.Tensor, count: int, estimate: list[float] | None, progress: Progress | None, workers: int
     ) -> Stream:
         size = (image.shape[1], image.shape[2])
         tiles = tile(image.cpu(), TILE)
         sent = _inside(size)
-        chain = Chain(self.model, len(tiles), self.portable)
+        chain = Chain(self.model, len(tiles), self.portable, workers)
         encoder = SegmentEncoder()
         checks: list[bytes] = []
         x = to_unit(tiles, torch.float64)
@@ -173,23 +175,33 @@ class UQDMCodec:
         steps = self.model.n_steps
         if len(stream.segments) > steps + 1:
             raise CodecError(f"the file has {len(stream.segments)} segments, more than its model's {steps + 1}")
+        with unsplit_operations() as workers:
+            return self._decode(stream, count, method or self.reconstruction, progress, workers)
+
+    def _decode(
+        self, stream: Stream, count: int, method: Method, progress: Progress | None, workers: int
+    ) -> torch.Tensor:
+        header, steps = stream.header, self.model.n_steps
         size = (header.height, header.width)
         sent = _inside(size)
-        chain = Chain(self.model, len(sent), header.params == bytes([PORTABLE]))
+        chain = Chain(self.model, len(sent), header.params == bytes([PORTABLE]), workers)
         words = [segment[:-1] if index < steps else segment for index, segment in enumerate(stream.segments[:count])]
         decoder = SegmentDecoder(words)
         for step in range(min(count, steps)):
             parameters = chain.parameters()
             position = chain.dither()
             k = np.zeros(sent.shape, np.int32)
-            k[sent] = decoder.decode(step_index(parameters.scale[sent], position[sent]), self._step_tables())
+            try:
+                k[sent] = decoder.decode(step_index(parameters.scale[sent], position[sent]), self._step_tables())
+            except CodecError as error:
+                raise CodecError(_mismatch(step, bool(header.params[0]))) from error
             chain.advance(parameters.mean + FINE * k - chain.offset(position))
             if stream.segments[step][-1:] != _check(chain.grid):
                 raise CodecError(_mismatch(step, bool(header.params[0])))
             if progress:
                 progress(step + 1, count)
         if count <= steps:
-            return untile(chain.reconstruct(method or self.reconstruction), size)
+            return untile(chain.reconstruct(method), size)
         tables = PixelTables(chain.log_snrs[-1])
         number, base = tables.locate(_grey_levels(chain))
         pixels = np.zeros(sent.shape, np.int64)

@@ -6,6 +6,7 @@ with a price per network evaluation, over the exact cost of a step as codecs/cal
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..codecs.calibration import snr_gain
+from ..codecs.reverse_channel import ReverseChannelCoder
 from ..lightning_modules.gaussian import diffuse
 from ..lightning_modules.priors.base import Prior
 
@@ -53,6 +55,22 @@ def step_costs(log_snr: Sequence[float], mse: NDArray[np.float64]) -> NDArray[np
     return costs
 
 
+def payload_ratio(
+    coder: ReverseChannelCoder, dimensions: int = 4096, rates: Sequence[float] = (1 / 256, 1 / 64, 1 / 16, 1 / 4, 1)
+) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """How many bits `coder` really spends per bit of KL, as a function of KL per dimension.
+
+    Measured on a Gaussian mean of `dimensions` coordinates at a few `rates`, interpolated over their logarithm.
+    """
+    direction = torch.randn(dimensions, generator=torch.Generator().manual_seed(0))
+    ratios = []
+    for number, rate in enumerate(rates):
+        energy = 2 ** (2 * rate) - 1  # |mu|^2 / d of a step of that rate
+        payload, _ = coder.encode(direction * math.sqrt(energy), rate * dimensions, number)
+        ratios.append(8 * len(payload) / (rate * dimensions))
+    return lambda rate: np.interp(np.log2(np.maximum(rate, 1e-12)), np.log2(rates), ratios)
+
+
 def shortest_path(costs: NDArray[np.float64], price: float) -> list[int]:
     """Indices 0 .. n - 1 of the levels visited, first and last included, that minimise cost + price per step."""
     count = len(costs)
@@ -74,7 +92,7 @@ def choose_price(costs: NDArray[np.float64], steps: int, rate: float) -> float:
     for _ in range(60):
         price = math.sqrt(low * high)
         path = shortest_path(costs, price)
-        spent = np.cumsum([costs[i, j] for i, j in zip(path, path[1:], strict=False)])
+        spent = np.cumsum([costs[i, j] for i, j in itertools.pairwise(path)])
         if int(np.searchsorted(spent, rate)) + 1 > steps:
             low = price
         else:
@@ -90,25 +108,33 @@ def calibrate(
     rate: float = 1 / 3,
     stride: int = 4,
     last: int = 1,
+    coder: ReverseChannelCoder | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """The calibration table of `prior`.
 
     presets  name -> network evaluations until `rate` bits per dimension are spent
     stride   distance of the levels considered, ending with level `last`
+    coder    choose levels by what this coder spends; None: by KL
     """
     levels = [prior.num_levels, *range(prior.num_levels - stride, last, -stride), last]
     mse = measure(prior, images, levels, tick)
     log_snr = [-math.inf, *(prior.log_snr(level) for level in levels[1:])]
     costs = step_costs(log_snr, mse)
+    spent = costs
+    if coder is not None:
+        upper = np.isfinite(costs)
+        spent = costs.copy()
+        spent[upper] *= payload_ratio(coder)(costs[upper])
     table = []
     for name, steps in presets.items():
-        path = shortest_path(costs, choose_price(costs, steps, rate))
+        path = shortest_path(spent, choose_price(spent, steps, rate))
         table.append(
             {
                 "name": name,
                 "levels": [levels[i] for i in path[1:]],
                 "mse": [float(f"{mse[:, i].mean():.5g}") for i in path[:-1]],
+                "bits_per_dimension": [float(f"{costs[i, j]:.4g}") for i, j in itertools.pairwise(path)],
             }
         )
     return {"images": len(images), "presets": table}

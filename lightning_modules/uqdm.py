@@ -87,8 +87,8 @@ class UQDM(PixelDiffusion):
     compile              run the network through torch.compile
     channels_last        keep the network's weights in channels_last order (faster convolutions on most CPUs and GPUs)
     progressive_batches  validation batches on which the reconstructions by all three methods are scored, None for all;
-                         they need T (T + 1) network passes, the NELBO needs T.  Tests score all images, cut into 64 x 64
-                         tiles where they are larger.
+                         they need T (T + 1) network passes, the NELBO needs T.  Tests score all images, in 64 x 64
+                         tiles.
     """
 
     kind = "UQDM"

@@ -1,5 +1,6 @@
 """VDM: its bound, its reconstructions, its training loop, and itself as a prior."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import lightning
@@ -10,12 +11,22 @@ from diffpress.lightning_modules.gaussian import diffuse
 from diffpress.lightning_modules.networks.score_net import ScoreNetConfig
 from diffpress.lightning_modules.priors.base import Prior
 from diffpress.lightning_modules.schedule import ScheduleConfig
+from diffpress.lightning_modules.uqdm import load_uqdm
 from diffpress.lightning_modules.vdm import VDM, export, load_vdm
 from torch.utils.data import DataLoader
 
 NETWORK = ScoreNetConfig(
     embedding_dim=8, norm_groups=4, mid_attention=False, use_fourier_features=False, patch_size=2, preconditioned=True
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks this small run slower on several threads, above all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def small_vdm(**options: object) -> VDM:
@@ -29,12 +40,12 @@ def photos(count: int) -> torch.Tensor:
 
 def test_discrete_bound_approaches_the_continuous_one_from_above() -> None:
     costs = {}
-    for steps in (4, 64, None):
+    for steps in (4, 512, None):
         model = small_vdm(n_steps=steps)
         with torch.no_grad():
-            costs[steps] = float(torch.cat([model.nelbo(photos(64)).total for _ in range(8)]).mean())
-    assert costs[4] > costs[64] * 1.1
-    assert costs[64] == pytest.approx(costs[None], rel=0.05)
+            costs[steps] = float(torch.cat([model.nelbo(photos(64)).total for _ in range(2)]).mean())
+    assert costs[4] > costs[512] * 1.5
+    assert costs[512] == pytest.approx(costs[None], rel=0.05)
 
 
 def test_reconstructions_improve_with_time() -> None:
@@ -83,6 +94,4 @@ def test_vdm_is_a_prior(tmp_path: Path) -> None:
     x_hat = prior.denoise(z, 900)
     assert float((x_hat - x0).square().mean()) < float((z - x0).square().mean())
     with pytest.raises(ModelError, match="VDM, not UQDM"):
-        from diffpress.lightning_modules.uqdm import load_uqdm
-
         load_uqdm(tmp_path)
