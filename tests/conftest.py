@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffpress.evaluation.calibrate import calibrate
+from diffpress.evaluation.calibrate import measure
 from diffpress.lightning_modules import load_model
 from diffpress.lightning_modules.networks.denoiser import Denoiser
-
-ROOT = Path(__file__).resolve().parent.parent
-
+from helpers import ROOT, synthetic_photo
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
@@ -24,17 +22,9 @@ def shared() -> Path:
     return folder
 
 
-def synthetic_photo(height: int, width: int, seed: int = 0) -> torch.Tensor:
-    """uint8 [3, height, width]: smooth colours, an edge and a little noise."""
-    rng = torch.Generator().manual_seed(seed)
-    y, x = torch.linspace(0, 3, height)[:, None], torch.linspace(0, 3, width)[None, :]
-    planes = [120 + 60 * torch.sin(x + k + y * (k + 1) / 2) + 30 * (x > 1.3) for k in range(3)]
-    return (torch.stack(planes) + 3 * torch.randn(3, height, width, generator=rng)).round().clamp(0, 255).byte()
-
-
 @pytest.fixture(scope="session")
 def photo() -> torch.Tensor:
-    return synthetic_photo(64, 96)
+    return synthetic_photo(24, 40)
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +35,8 @@ def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Denoiser((8, 16), blocks=1, embedding=16).save_pretrained(folder)
     (folder / "prior.json").write_text(json.dumps({"log_snr": [13.0, -8.0]}))
     photos = [synthetic_photo(32, 32, seed) for seed in range(3)]
-    table = calibrate(load_model(folder, device="cpu"), photos, {"default": 4, "best": 8}, stride=25, last=200)
-    (folder / "calibration.json").write_text(json.dumps(table))
+    levels = [600, 500, 420, 350, 300, 260]
+    mse = measure(load_model(folder, device="cpu"), photos, [1000, *levels[:-1]]).mean(0)
+    presets = [{"name": "default", "levels": levels, "mse": mse.tolist()}]
+    (folder / "calibration.json").write_text(json.dumps({"presets": presets}))
     return folder

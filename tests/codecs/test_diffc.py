@@ -1,0 +1,120 @@
+"""DiffC on a pixel prior: rate control, progression, exactness, sizes, damage."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT, synthetic_photo
+from diffpress.codecs import CodecError, container, get_codec
+from diffpress.codecs.base import ModelMismatch
+from diffpress.codecs.diffc import DiffC
+from diffpress.evaluation.metrics import psnr
+from diffpress.lightning_modules import load_model
+
+
+@pytest.fixture(scope="module")
+def codec(tiny_prior: Path) -> DiffC:
+    return DiffC(load_model(tiny_prior, device="cpu"))
+
+
+def test_quality_rises_with_every_segment(codec: DiffC, photo: torch.Tensor) -> None:
+    stream = codec.encode(photo)
+    qualities = [psnr(codec.decode(stream, segments=k), photo) for k in range(len(stream.segments) + 1)]
+    assert all(b > a for a, b in zip(qualities, qualities[1:], strict=False))
+    assert qualities[-1] > 35
+
+
+@pytest.mark.parametrize("coder", ["trellis", "pfr"])
+def test_file_restores_the_encoders_stream(tiny_prior: Path, photo: torch.Tensor, coder: str) -> None:
+    codec = DiffC(load_model(tiny_prior, device="cpu"), coder=coder)
+    stream = codec.encode(photo, segments=3)
+    data = container.write(stream, codec)
+    assert container.read(data, codec) == stream
+    assert len(data) - stream.payload_bits // 8 <= 16 + 0.01 * stream.payload_bits / 8
+    assert psnr(codec.decode(stream), photo) > psnr(codec.decode(stream, segments=1), photo) + 1
+
+
+@pytest.mark.parametrize("bpp", [0.3, 1.0, 4.0])
+def test_rate_is_met_from_below(codec: DiffC, photo: torch.Tensor, bpp: float) -> None:
+    data = container.write(codec.encode(photo, bpp=bpp), codec)
+    rate = 8 * len(data) / (photo.shape[1] * photo.shape[2])
+    assert 0.85 * bpp - 8 * 8 / photo[0].numel() <= rate <= bpp
+
+
+def test_same_image_same_file(codec: DiffC, photo: torch.Tensor) -> None:
+    assert container.write(codec.encode(photo, bpp=1.0), codec) == container.write(codec.encode(photo, bpp=1.0), codec)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (37, 91), (65, 64), (300, 2)])
+def test_lossless_at_any_size(codec: DiffC, size: tuple[int, int]) -> None:
+    image = synthetic_photo(*size)
+    stream = codec.encode(image, lossless=True)
+    found = container.read(container.write(stream, codec), codec)
+    assert torch.equal(codec.decode(found), image)
+    assert codec.decode(found, segments=2).shape == image.shape
+
+
+@pytest.mark.parametrize("how", ["flow", "ancestral"])
+def test_other_reconstructions_are_repeatable(codec: DiffC, photo: torch.Tensor, how: str) -> None:
+    stream = codec.encode(photo, segments=3)
+    first = codec.decode(stream, reconstruction=how)
+    assert torch.equal(first, codec.decode(stream, reconstruction=how))
+    assert not torch.equal(first, codec.decode(stream, reconstruction="mse"))
+    assert psnr(first, photo) > 10
+
+
+def test_cut_file_decodes_to_its_whole_segments(codec: DiffC, photo: torch.Tensor) -> None:
+    stream = codec.encode(photo, bpp=2.0)  # ends with a partial step, which a cut must not move to another segment
+    data = container.write(stream, codec)
+    for end in range(20, len(data), 97):
+        try:
+            found = container.read(data[:end], codec)
+        except CodecError as error:
+            assert "cut" in str(error)
+            continue
+        whole = len(found.segments)
+        assert torch.equal(codec.decode(found), codec.decode(stream, segments=whole))
+
+
+def test_fresh_process_decodes_bit_identically(tiny_prior: Path, photo: torch.Tensor, tmp_path: Path) -> None:
+    codec = get_codec("diffc", model=load_model(tiny_prior, device="cpu"))
+    stream = codec.encode(photo, bpp=1.0)
+    (tmp_path / "photo.dfc").write_bytes(container.write(stream, codec))
+    command = [sys.executable, ROOT / "decompress.py", tmp_path / "photo.dfc", "-o", tmp_path / "out.png"]
+    subprocess.run([*command, "--model", tiny_prior, "--device", "cpu"], check=True, cwd=tmp_path)
+    from diffpress.data import read_image
+
+    assert torch.equal(read_image(tmp_path / "out.png"), codec.decode(stream))
+
+
+def test_foreign_model_is_named(codec: DiffC, photo: torch.Tensor) -> None:
+    stream = codec.encode(photo, segments=1)
+    foreign = replace(stream, header=replace(stream.header, fingerprint=b"\x01\x02\x03\x04"))
+    with pytest.raises(ModelMismatch, match="01020304") as caught:
+        codec.decode(foreign)
+    assert codec.fingerprint.hex() in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"bpp": -1.0}, "positive"), ({"bpp": 1e-6}, "too little"), ({"segments": 0}, "between"), ({"segments": 99}, "between")],
+)
+def test_bad_requests_are_sentences(codec: DiffC, photo: torch.Tensor, options: dict, message: str) -> None:
+    with pytest.raises(CodecError, match=message):
+        codec.encode(photo, **options)
+
+
+def test_bad_images_and_options_are_sentences(codec: DiffC, tiny_prior: Path) -> None:
+    with pytest.raises(CodecError, match="uint8"):
+        codec.encode(torch.zeros(3, 8, 8))
+    with pytest.raises(CodecError, match="at least one pixel"):
+        codec.encode(torch.zeros(3, 0, 8, dtype=torch.uint8))
+    model = load_model(tiny_prior, device="cpu")
+    for wrong in ({"coder": "none"}, {"preset": "none"}, {"reconstruction": "none"}):
+        with pytest.raises(CodecError, match="unknown"):
+            get_codec("diffc", model=model, **wrong)

@@ -1,0 +1,17 @@
+"""What tests import from each other: where the repository is, and a picture made of formulas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def synthetic_photo(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """uint8 [3, height, width]: smooth colours, an edge and a little noise."""
+    rng = torch.Generator().manual_seed(seed)
+    y, x = torch.linspace(0, 3, height)[:, None], torch.linspace(0, 3, width)[None, :]
+    planes = [120 + 60 * torch.sin(x + k + y * (k + 1) / 2) + 30 * (x > 1.3) for k in range(3)]
+    return (torch.stack(planes) + 3 * torch.randn(3, height, width, generator=rng)).round().clamp(0, 255).byte()

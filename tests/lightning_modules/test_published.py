@@ -1,0 +1,111 @@
+"""Published checkpoints: the form as distributed, and the reference figures of uqdm-tiny."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffpress.data import read_image
+from diffpress.data.tiling import tile
+from diffpress.lightning_modules import ModelError, load_model, pixel_likelihood
+from diffpress.lightning_modules.published import build, convert, load_published
+from diffpress.lightning_modules.uqdm import UQDM, load_uqdm
+
+CONFIG = {
+    "restore_ckpt": "checkpoint.pt",
+    "model": {
+        "n_timesteps": 3, "prior_type": "logistic", "learned_prior_scale": True, "base_prior_scale": "forward_kernel",
+        "noise_schedule": "learned_linear", "fix_gamma_max": False, "gamma_min": -9.0, "gamma_max": 5.0,
+        "attention_everywhere": False, "use_fourier_features": True, "ema_rate": 0.99, "n_attention_heads": 1,
+        "n_channels": 3, "vocab_size": 256, "embedding_dim": 8, "n_blocks": 1, "norm_groups": 4, "dropout_prob": 0.0,
+    },
+}  # fmt: skip
+
+# The reference used one z_1 for all images: the first draw after this seed (hash((0, 0)) as an unsigned 32-bit number).
+REFERENCE_SEED = hash((0, 0)) % 2**32
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A random model in the published form, its averaged tensors one larger than the raw ones."""
+    torch.manual_seed(0)
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    model = build(CONFIG)
+    tensors = [p.detach() + 1.0 for p in [*model.network.parameters(), *model.schedule.parameters()]]
+    optimizer = {"param_groups": [{"lr": np.float64(2e-4)}]}  # as distributed: one NumPy number among the settings
+    torch.save(
+        {"model": model.network.state_dict(), "ema": {"shadow_params": tensors}, "optimizer": optimizer, "step": 5},
+        folder / "checkpoint.pt",
+    )
+    return folder
+
+
+def test_both_forms_load_and_are_different_models(published: Path) -> None:
+    averaged, raw = load_model(published, device="cpu"), load_uqdm(published, averaged=False)
+    for (name, a), b in zip(averaged.network.named_parameters(), raw.network.parameters(), strict=True):
+        torch.testing.assert_close(a, b + 1.0, msg=name)
+    torch.testing.assert_close(raw.log_snrs().detach(), torch.linspace(-5.0, 9.0, 4))
+    assert float(averaged.schedule.w.detach()) == 15.0
+    assert float(averaged.schedule.b.detach()) == -8.0
+    assert averaged.fingerprint != raw.fingerprint
+    assert averaged.n_steps == 3
+
+
+def test_convert_keeps_every_weight(published: Path, tmp_path: Path) -> None:
+    convert(str(published), str(tmp_path / "ours"))
+    ours, theirs = load_uqdm(tmp_path / "ours"), load_published(published)
+    assert all(torch.equal(value, ours.state_dict()[name]) for name, value in theirs.state_dict().items())
+    assert not list((tmp_path / "ours").glob("*.pt"))
+
+
+def test_tensors_that_do_not_fit_are_refused(published: Path) -> None:
+    checkpoint = {"model": {}, "ema": {"shadow_params": [torch.zeros(3)]}}
+    torch.save(checkpoint, published / "checkpoint.pt")
+    with pytest.raises(ModelError, match="do not fit"):
+        load_published(published)
+
+
+def bpd_and_errors(model: UQDM, images: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """Mean bpd and the mean squared error of the denoised image before every step."""
+    torch.manual_seed(REFERENCE_SEED)
+    z_1 = torch.normal(torch.zeros(1, 3, 64, 64), torch.ones(1, 3, 64, 64))
+    total, errors = [], []
+    for batch in images.split(8):
+        with torch.no_grad():
+            cost = model.nelbo(batch, start=z_1.expand(len(batch), -1, -1, -1))
+        total.append(cost.total)
+        x_hat = pixel_likelihood.to_pixels(cost.x_hat).float()
+        errors.append((x_hat - batch.float()).square().mean((2, 3, 4)))
+    return float(torch.cat(total).mean()), torch.cat(errors, 1).mean(1)
+
+
+def reference_images(shared: Path, name: str, count: int) -> torch.Tensor:
+    if name == "imagenet64":
+        data = np.load(shared / "data" / "imagenet64" / "val_data.npz")["data"][:count]
+        return torch.from_numpy(data.reshape(-1, 3, 64, 64))
+    photos = (read_image(shared / "data" / "kodak" / f"{photo}.png") for photo in ("kodim05", "kodim20"))
+    return torch.cat([tile(photo, 64)[::4] for photo in photos])[:count]
+
+
+@pytest.mark.parametrize("form", ["published_loader", "averaged"])
+def test_published_tiny_gives_its_authors_bpd_on_four_images(shared: Path, form: str) -> None:
+    expected = json.loads((shared / "reference" / "uqdm_tiny_expected.json").read_text())[form]["imagenet64"]
+    model = load_uqdm(shared / "reference" / "uqdm-tiny", averaged=form == "averaged")
+    bpd, _ = bpd_and_errors(model, reference_images(shared, "imagenet64", 4))
+    assert bpd == pytest.approx(np.mean(expected["bpd_per_image"][:4]), rel=5e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["published_loader", "averaged"])
+@pytest.mark.parametrize(("data", "count"), [("imagenet64", 64), ("kodak", 48)])
+def test_published_tiny_gives_its_authors_figures(shared: Path, form: str, data: str, count: int) -> None:
+    expected = json.loads((shared / "reference" / "uqdm_tiny_expected.json").read_text())[form][data]
+    model = load_uqdm(shared / "reference" / "uqdm-tiny", averaged=form == "averaged")
+    bpd, errors = bpd_and_errors(model, reference_images(shared, data, count))
+    assert bpd == pytest.approx(expected["bpd_mean"], rel=5e-3)
+    for ours, theirs in zip(errors.tolist(), expected["mse_denoise_per_step_mean"], strict=False):
+        assert abs(10 * math.log10(ours / theirs)) < 0.1
