@@ -20,8 +20,10 @@ from .schedule import ScheduleConfig
 if TYPE_CHECKING:
     from .uqdm import UQDM
 
-# The stored optimiser settings contain one NumPy float; nothing else beyond tensors is let through.
-_ALLOWED: list[Any] = [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Float64DType]
+# The stored optimiser settings contain one NumPy float, under its name in NumPy 1 or 2; nothing else beyond tensors is
+# let through.
+_SCALAR = np._core.multiarray.scalar
+_ALLOWED: list[Any] = [_SCALAR, (_SCALAR, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Float64DType]
 
 
 def is_published(folder: str | Path) -> bool:
