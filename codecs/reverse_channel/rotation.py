@@ -40,8 +40,10 @@ def _windows(size: int) -> tuple[int, list[slice]]:
 def rotate(x: Tensor, signs: Tensor) -> Tensor:
     """Rotated copy of x float32 [d]; signs float32 [d] of +1 and -1 select the rotation."""
     block, windows = _windows(len(x))
-    y = x * signs
-    for window in windows:
+    y = x.clone()
+    for window, sign in zip(windows, (signs, signs.flip(0)), strict=False):
+        # new signs before the second window: without them it would undo most of the first
+        y *= sign
         y[window] = _walsh_hadamard(y[window], block)
     return y
 
@@ -50,6 +52,7 @@ def rotate_back(y: Tensor, signs: Tensor) -> Tensor:
     """The inverse of `rotate`."""
     block, windows = _windows(len(y))
     x = y.clone()
-    for window in reversed(windows):
+    for window, sign in reversed(list(zip(windows, (signs, signs.flip(0)), strict=False))):
         x[window] = _walsh_hadamard(x[window], block)
-    return x.mul_(signs)
+        x *= sign
+    return x

@@ -1,0 +1,102 @@
+"""Time of one reverse-channel step beside the plain PyTorch listing of the DiffC paper's appendix.
+
+The listing draws all 2^16 candidates of every chunk with torch.randn and multiplies them with mu.  Every row codes the
+same step, split the same way: CHUNKS chunks of 14 bits.  With a GPU the same rows run there, beside a kernel with one
+thread per candidate.  Published for comparison: 3 ms (A40) per 16-bit chunk, 140 ms (TensorFlow).  Called by rcc.py.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffpress.codecs.reverse_channel import get_coder
+from diffpress.kernels import KernelError, get_backend
+from torch import Tensor
+
+CANDIDATES = 1 << 16
+BATCH = 256  # candidates per torch.randn call of the listing
+SHARE = 8  # the listing is run for one candidate in SHARE and its time multiplied, as it is linear in candidates
+CHUNKS = 10
+BITS = 14.0 * CHUNKS
+CLOCK = "wall"
+
+
+def listing(mu: Tensor, share: int) -> None:
+    """torch.randn batches times mu for every chunk, 2^16 / share candidates each."""
+    for chunk in mu.chunk(CHUNKS):
+        times = torch.empty(CANDIDATES // share, device=mu.device).exponential_().cumsum(0).log()
+        best, where = torch.tensor(torch.inf, device=mu.device), torch.tensor(0, device=mu.device)
+        for first in range(0, CANDIDATES // share, BATCH):
+            z = torch.randn(BATCH, len(chunk), device=mu.device)
+            value, index = (times[first : first + BATCH] - z @ chunk).min(0)
+            where = torch.where(value < best, index + first, where)
+            best = torch.minimum(best, value)
+        where.item()
+
+
+def median(call: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Median milliseconds of a call, after one that is not counted; of processor time where CLOCK says so."""
+    clock = time.process_time if CLOCK == "cpu" and device.type == "cpu" else time.perf_counter
+    times = []
+    for i in range(repeats + 1):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        start = clock()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        if i:
+            times.append(1e3 * (clock() - start))
+    return statistics.median(times)
+
+
+def rows(size: int, device: torch.device, repeats: int) -> list[dict[str, Any]]:
+    """All measurements on one device."""
+    energy = size * (2.0 ** (2 * BITS / size) - 1)
+    mu = torch.randn(size, generator=torch.Generator().manual_seed(1))
+    mu = (mu * (energy**0.5 / mu.norm())).to(device)
+    gemm = get_coder("pfr", mode="truncated", candidates=CANDIDATES)
+    trellis, automatic = get_coder("trellis", constraint_length=12), get_coder("trellis")
+    payload, _ = trellis.encode(mu, BITS, 1)
+    share = 1 if device.type == "cuda" else SHARE
+    base = share * median(lambda: listing(mu, share), device, 1 if share > 1 else repeats)
+    calls: dict[str, Callable[[], object]] = {
+        "PFR, matrix product, 2^16": lambda: gemm.encode(mu, BITS, 1),
+        "trellis L = 12": lambda: trellis.encode(mu, BITS, 1),
+        "trellis, automatic L": lambda: automatic.encode(mu, BITS, 1),
+        "trellis, decoding": lambda: trellis.decode(payload, size, BITS, 1, like=mu),
+    }
+    if device.type == "cuda":
+        backend = get_backend("cuda")
+        fused = get_coder("pfr", mode="truncated", candidates=CANDIDATES, scoring="fused")
+        one = get_coder("pfr", mode="truncated", candidates=CANDIDATES)
+        naive: Callable[[], object] = lambda: [  # noqa: E731
+            backend.thread_per_candidate(chunk, 1, CANDIDATES).argmax().item()  # type: ignore[attr-defined]
+            for chunk in mu.chunk(CHUNKS)
+        ]
+        calls["one thread per candidate"] = naive
+        calls["PFR, fused, 2^16"] = lambda: fused.encode(mu, BITS, 1)
+        calls["one 14-bit chunk, matrix product"] = lambda: one.encode(mu[: size // CHUNKS], 14.0, 1)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads, {CLOCK} time"
+    result: list[dict[str, Any]] = [{"what": "listing (torch.randn)", "device": name, "ms": base, "ratio": 1.0}]
+    for what, call in calls.items():
+        ms = median(call, device, repeats)
+        result.append({"what": what, "device": name, "ms": ms, "ratio": base / ms})
+    return result
+
+
+def speed(size: int, repeats: int, clock: str) -> list[dict[str, Any]]:
+    """Records of all devices that are here; clock "cpu" counts processor time, for a machine that is busy otherwise."""
+    global CLOCK
+    CLOCK = clock
+    records = rows(size, torch.device("cpu"), repeats)
+    try:
+        device = get_backend("cuda").device
+    except KernelError as error:
+        print(f"no GPU column: {error}")
+        return records
+    return records + rows(size, device, repeats)
