@@ -53,13 +53,14 @@ class DenoiserTraining(L.LightningModule):
         self.save_hyperparameters()
         self.network = Denoiser(widths, blocks, embedding).to(memory_format=torch.channels_last)
 
-    def draw_log_snr(self, batch: int) -> Tensor:
+    def draw_log_snr(self, batch: int, rng: torch.Generator) -> Tensor:
         """log-SNR [batch]: stratified draws, so that every batch covers both ranges."""
         focused = round(batch * self.hparams["focus_share"])
         parts = []
         for count, (low, high) in ((focused, self.hparams["focus_range"]),
                                    (batch - focused, self.hparams["log_snr_range"])):
-            places = (torch.arange(count, device=self.device) + torch.rand(count, device=self.device)) / max(count, 1)
+            jitter = torch.rand(count, device=self.device, generator=rng)
+            places = (torch.arange(count, device=self.device) + jitter) / max(count, 1)
             parts.append(low + (high - low) * places)
         return torch.cat(parts)
 
@@ -70,7 +71,10 @@ class DenoiserTraining(L.LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         x = to_unit(batch).contiguous(memory_format=torch.channels_last)
-        loss, _ = self.eps_loss(x, self.draw_log_snr(len(x)), torch.randn_like(x))
+        # noise follows from the step alone, so that a resumed run sees what an uninterrupted one would have seen
+        rng = torch.Generator(self.device).manual_seed(self.global_step * self.trainer.world_size + self.global_rank)
+        noise = torch.randn(x.shape, device=self.device, generator=rng)
+        loss, _ = self.eps_loss(x, self.draw_log_snr(len(x), rng), noise)
         self.log("train/eps_loss", loss.mean(), prog_bar=True)
         return loss.mean()
 

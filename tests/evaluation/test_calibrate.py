@@ -30,16 +30,20 @@ from torch import Tensor
 from diffpress import resource
 from diffpress.commands.calibrate import main
 
-SPREAD = 0.6
+SPREADS = torch.tensor([0.1, 0.6, 2.0])  # of the three channels
 
 
 class GaussianPrior:
-    """White Gaussian data of spread SPREAD with its exact denoiser; an image only says which data to draw."""
+    """Gaussian data with its exact denoiser; an image only says which data to draw.
+
+    Were all spreads equal, one step from noise to the end would cost no more than many: its variance fits exactly.
+    """
 
     folder, device, num_levels, fingerprint, lossless = Path("."), torch.device("cpu"), 40, b"test", False
 
     def encode(self, image: Tensor) -> Tensor:
-        return SPREAD * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(int(image.sum())))
+        rng = torch.Generator().manual_seed(int(image.sum()))
+        return SPREADS.view(1, 3, 1, 1) * torch.randn(1, 3, 64, 64, generator=rng)
 
     def decode(self, x0: Tensor, size: tuple[int, int]) -> Tensor:
         return x0.mul(32).add(128).clamp(0, 255).byte()
@@ -52,11 +56,12 @@ class GaussianPrior:
 
     def denoise(self, z: Tensor, step: int) -> Tensor:
         alpha, sigma = (float(part) for part in alpha_sigma(self.log_snr(step)))
-        return SPREAD**2 * alpha / (SPREAD**2 * alpha**2 + sigma**2) * z
+        power = SPREADS.view(1, 3, 1, 1) ** 2
+        return power * alpha / (power * alpha**2 + sigma**2) * z
 
     def error(self, step: int) -> float:
         """E |x - x0_hat|^2 per dimension at a level: the posterior variance."""
-        return SPREAD**2 / (SPREAD**2 * math.exp(self.log_snr(step)) + 1)
+        return float((SPREADS**2 / (SPREADS**2 * math.exp(self.log_snr(step)) + 1)).mean())
 
 
 IMAGES = [torch.full((3, 8, 8), value, dtype=torch.uint8) for value in (1, 2, 3)]
@@ -67,8 +72,8 @@ def test_measured_error_is_the_posterior_variance() -> None:
     levels = [40, 30, 20, 10, 1]
     mse = measure(prior, IMAGES, levels).mean(0)
     # at "pure noise" the network sees noise without signal, and its estimate adds its own power to the data's
-    gain = float(prior.denoise(torch.ones(1), 40))
-    assert mse[0] == pytest.approx(SPREAD**2 + gain**2, rel=0.03)
+    gain = prior.denoise(torch.ones(1, 3, 1, 1), 40).flatten()
+    assert mse[0] == pytest.approx(float((SPREADS**2 + gain**2).mean()), rel=0.03)
     for level, error in zip(levels[1:], mse[1:], strict=True):
         assert error == pytest.approx(prior.error(level), rel=0.03)
 
@@ -109,7 +114,7 @@ def test_price_sets_the_number_of_steps() -> None:
     levels = [*range(40, 0, -1)]
     costs = step_costs([-math.inf, *(prior.log_snr(level) for level in levels[1:])], measure(prior, IMAGES, levels))
     lengths = []
-    for steps in (3, 6, 12):
+    for steps in (2, 4, 8):
         path = shortest_path(costs, choose_price(costs, steps, rate=0.5))
         spent = np.cumsum([costs[i, j] for i, j in itertools.pairwise(path)])
         assert int(np.searchsorted(spent, 0.5)) + 1 <= steps
@@ -124,7 +129,7 @@ def test_calibrated_codec_spends_what_it_expects() -> None:
     codec = get_codec("diffc", model=prior, schedules=[schedule], reconstruction="mse")
     stream = codec.encode(torch.full((3, 64, 64), 7, dtype=torch.uint8))
     expected = 3 * 64 * 64 * sum(table["presets"][0]["bits_per_dimension"])
-    assert stream.payload_bits == pytest.approx(expected, rel=0.03)
+    assert stream.payload_bits == pytest.approx(expected, rel=0.15)
     assert container.read(container.write(stream, codec), codec) == stream
 
 

@@ -108,11 +108,11 @@ def test_training_learns_resumes_and_exports(tmp_path: Path) -> None:
         assert train(arguments) == 0
         return next((tmp_path / name).rglob("last.ckpt"))
 
-    saving = "--trainer.callbacks.every_n_train_steps=6"
-    whole = fit("whole", 12, saving)
+    saving = ("--trainer.callbacks.every_n_train_steps=6", "--trainer.callbacks.save_top_k=-1")
+    whole = fit("whole", 12, *saving)
     half = next((tmp_path / "whole").rglob("*step=6*.ckpt"), None)
     assert half is not None
-    resumed = fit("resumed", 12, saving, f"--ckpt_path={half}")
+    resumed = fit("resumed", 12, *saving, f"--ckpt_path={half}")
     a, b = (torch.load(path, weights_only=True) for path in (whole, resumed))
     for key, value in a["current_model_state"].items():
         torch.testing.assert_close(value, b["current_model_state"][key])

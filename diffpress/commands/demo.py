@@ -1,0 +1,116 @@
+"""``make demo``: a real photo through DiffC and UQDM, decoded from the files alone in fresh processes.
+
+Prints bytes, rate, quality and time of each file and writes the photo and its reconstructions side by side.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser
+from matplotlib import pyplot
+from rich.console import Console
+from rich.table import Table
+
+from ..data import read_image, save_image
+from ..evaluation.metrics import psnr
+from .batch import run
+
+# codec, what to call it, options of compress.py
+RUNS = (
+    ("diffc", "DiffC, 0.25 bpp", ("--bpp", "0.25")),
+    ("diffc", "DiffC, 1 bpp", ("--bpp", "1.0")),
+    ("uqdm", "UQDM, 3 steps", ("--segments", "3")),
+    ("uqdm", "UQDM, lossless", ("--lossless",)),
+)
+
+
+@dataclass
+class Result:
+    label: str
+    size: int
+    image: torch.Tensor
+    encode: float
+    decode: float
+
+
+def photo() -> torch.Tensor:
+    """uint8 [3, 256, 256]: scikit-image's astronaut (NASA, public domain), the middle of its 512 x 512 pixels."""
+    from skimage import data
+
+    picture = torch.from_numpy(data.astronaut()).permute(2, 0, 1)
+    return picture[:, :256, 100:356].contiguous()
+
+
+def demo(out: Path) -> int:
+    """Run everything into the folder `out`; returns 0, the number of failures."""
+    out.mkdir(parents=True, exist_ok=True)
+    original = photo()
+    source = out / "photo.png"
+    save_image(original, source)
+    results = [_through_files(source, original, out, *one) for one in RUNS]
+    table = Table(title=f"{source}: {original.shape[2]} x {original.shape[1]} pixels, decoded in fresh processes")
+    for heading in ("codec", "bytes", "bpp", "PSNR in dB", "encode s", "decode s"):
+        table.add_column(heading, justify="left" if heading == "codec" else "right")
+    for r in results:
+        quality = psnr(r.image, original)
+        table.add_row(r.label, f"{r.size}", f"{_bpp(r):.3f}", f"{quality:.2f}" if quality < 200 else "exact",
+                      f"{r.encode:.1f}", f"{r.decode:.1f}")
+    Console().print(table)
+    _picture(original, results, out / "demo.png")
+    print(f"seconds include starting Python and loading the model; pictures side by side: {out / 'demo.png'}")
+    return 0
+
+
+def _bpp(result: Result) -> float:
+    return 8 * result.size / (result.image.shape[1] * result.image.shape[2])
+
+
+def _through_files(source: Path, original: torch.Tensor, out: Path, codec: str, label: str, options: Sequence[str]) -> Result:
+    name = label.replace(",", "").replace(" ", "-").lower()
+    file, picture = out / f"{name}.bin", out / f"{name}.png"
+    encode = _python("compress", "--codec", codec, str(source), "-o", str(file), "--force", *options)
+    decode = _python("decompress", str(file), "-o", str(picture), "--force")
+    return Result(label, file.stat().st_size, read_image(picture), encode, decode)
+
+
+def _python(command: str, *arguments: str) -> float:
+    """Seconds that a command took in a process of its own; raises OSError with its words if it failed."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", f"from diffpress.commands.{command} import main; raise SystemExit(main())", *arguments],
+        capture_output=True, text=True, check=False,
+    )
+    if done.returncode:
+        raise OSError(f"{command} failed: {done.stderr.strip()}")
+    return time.perf_counter() - start
+
+
+def _picture(original: torch.Tensor, results: list[Result], path: Path) -> None:
+    figure, axes = pyplot.subplots(1, 1 + len(results), figsize=(3 * (1 + len(results)), 3.4), layout="constrained")
+    labels = ["original", *(f"{r.label}\n{r.size} bytes, {psnr(r.image, original):.1f} dB" for r in results[:-1]),
+              f"{results[-1].label}\n{results[-1].size} bytes"]
+    for axis, label, image in zip(axes, labels, [original, *(r.image for r in results)], strict=True):
+        axis.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
+        axis.set_title(label, fontsize=9)
+        axis.set_axis_off()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 2 with a sentence if a step failed."""
+    parser = ArgumentParser(prog="demo", description="Compress a real photo with DiffC and UQDM and show the result.")
+    parser.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for files and pictures")
+    given = parser.parse_args(args)
+    return run(lambda: demo(given.out))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
