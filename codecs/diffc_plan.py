@@ -139,7 +139,11 @@ class Side:
 
 
 def _inflate(data: bytes) -> bytes:
+    unpacker = zlib.decompressobj(-15, zdict=DICTIONARY)
     try:
-        return zlib.decompressobj(-15, zdict=DICTIONARY).decompress(data, MAX_PROMPT + 1)
+        text = unpacker.decompress(data, MAX_PROMPT + 1)
     except zlib.error:
         raise CodecError("the prompt is damaged") from None
+    if not unpacker.eof or unpacker.unused_data:
+        raise CodecError("the prompt is damaged")
+    return text
