@@ -4,7 +4,8 @@
     python benchmarks/rcc.py speed [--size 24576] [--clock cpu] [-o speed.json]
 
 Overhead: bits at equal MSE above what ideal sampling with the same steps gives in expectation, above infinitely many
-such steps, and above the rate-distortion function (rcc_gaussian.py).  Speed: rcc_speed.py.  Not a test: the tests hold smaller instances to bounds.
+such steps, and above the rate-distortion function (rcc_gaussian.py).  Speed: rcc_speed.py.
+Not a test: the tests hold smaller instances to bounds.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Source:
     def expected(self, bits: float, steps: int) -> tuple[Floats, Floats]:
         """(cumulative bits, MSE) that ideal sampling with this schedule gives in expectation, float64 [steps]."""
         mse = np.array([self.error(snr) for snr in self.schedule(bits, steps)[1:]]) / len(self.variances)
-        return bits * np.arange(1, steps + 1), mse
+        return bits * np.arange(1, steps + 1, dtype=np.float64), mse
 
     def limit(self, mse: Floats) -> Floats:
         """Bits that infinitely many steps of ideal sampling spend for an MSE: I(x; z) = 1/2 sum log2(1 + g lambda)."""
@@ -79,8 +79,8 @@ class Source:
 def run(source: Source, channel: Channel, bits: float, steps: int, seed: int) -> tuple[Floats, Floats, Floats]:
     """(cumulative bits, MSE per coordinate, MSE of an ideal twin) after each step, float64 [steps].
 
-    The twin has the same x and schedule and samples ideally, with the coder's own noise orthogonal to mu and fresh noise
-    along mu.  Its expected MSE is known, so its deviation is a control variate for the coder's.
+    The twin has the same x and schedule and samples ideally, with the coder's own noise orthogonal to mu and fresh
+    noise along mu.  Its expected MSE is known, so its deviation is a control variate for the coder's.
     """
     rng = np.random.default_rng(seed)
     lam = source.variances

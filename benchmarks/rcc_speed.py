@@ -75,13 +75,15 @@ def rows(size: int, device: torch.device, repeats: int) -> list[dict[str, Any]]:
         fused = get_coder("pfr", mode="truncated", candidates=CANDIDATES, scoring="fused")
         one = get_coder("pfr", mode="truncated", candidates=CANDIDATES)
         naive: Callable[[], object] = lambda: [  # noqa: E731
-            backend.thread_per_candidate(chunk, 1, CANDIDATES).argmax().item()  # type: ignore[attr-defined]
+            backend.thread_per_candidate(chunk, 1, CANDIDATES).argmax().item()
             for chunk in mu.chunk(CHUNKS)
         ]
         calls["one thread per candidate"] = naive
         calls["PFR, fused, 2^16"] = lambda: fused.encode(mu, BITS, 1)
         calls["one 14-bit chunk, matrix product"] = lambda: one.encode(mu[: size // CHUNKS], 14.0, 1)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads, {CLOCK} time"
+    name = f"CPU, {torch.get_num_threads()} threads, {CLOCK} time"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
     result: list[dict[str, Any]] = [{"what": "listing (torch.randn)", "device": name, "ms": base, "ratio": 1.0}]
     for what, call in calls.items():
         ms = median(call, device, repeats)

@@ -53,9 +53,9 @@ class CpuBackend:
             words = self._words_on_device(key, stream, counters).T.reshape(len(rows), -1, 1)
             bits = (words >> torch.arange(32, device=self.device)) & 1
             return 1 - 2 * bits.reshape(len(rows), -1)[:, :width].float()
-        words = _words(key, stream, counters.numpy().astype(np.uint64)).view(np.uint8).reshape(len(rows), -1)
-        bits = np.unpackbits(words, axis=1, count=width, bitorder="little")
-        return torch.from_numpy(np.array([1, -1], np.float32).take(bits))
+        drawn = _words(key, stream, counters.numpy().astype(np.uint64)).view(np.uint8).reshape(len(rows), -1)
+        negative = np.unpackbits(drawn, axis=1, count=width, bitorder="little")
+        return torch.from_numpy(np.array([1, -1], np.float32).take(negative))
 
     def codebook_scores(self, codebook: Tensor, mu: Tensor) -> Tensor:
         """See Backend.codebook_scores."""
@@ -84,8 +84,9 @@ class CpuBackend:
         self, scores: Tensor, lengths: Tensor, labels: Tensor, constraint_length: int, k: int, flush: int
     ) -> tuple[Tensor, Tensor]:
         """See Backend.trellis_search."""
-        arrays = (x.cpu().numpy() for x in (scores, lengths, labels))
-        path, metric = search_many(*arrays, constraint_length, k, flush, torch.get_num_threads())
+        shape = (constraint_length, k, flush)
+        arrays = scores.cpu().numpy(), lengths.cpu().numpy(), labels.cpu().numpy()
+        path, metric = search_many(*arrays, *shape, threads=torch.get_num_threads())
         return torch.from_numpy(path).to(self.device), torch.from_numpy(metric).to(self.device)
 
     def _words_on_device(self, key: int, stream: int, counters: Tensor) -> Tensor:

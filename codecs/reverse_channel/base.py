@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -57,7 +57,7 @@ class ReverseChannelCoder(Protocol):
         ...
 
     def decode(self, payload: Buffer, size: int, bits: float, key: int, *, like: Vector | None = None) -> Vector:
-        """The encoder's sample, bit for bit: float32 [size], of the kind and on the device of `like` (None: torch, CPU).
+        """The encoder's sample, bit for bit: float32 [size], kind and device as of `like` (None: torch, CPU).
 
         Raises InputError, or PayloadError if the payload has the wrong length.
         """
@@ -136,15 +136,14 @@ def backend_for(device: torch.device) -> Backend:
     return CpuBackend(device)
 
 
-def same_length(*lists: Sequence[object]) -> Iterable[tuple[object, ...]]:
-    """zip that raises InputError when the lists differ in length."""
+def check_lengths(*lists: Sequence[object]) -> None:
+    """Raises InputError when the lists differ in length."""
     if len({len(x) for x in lists}) > 1:
         raise InputError("encode_many and decode_many need lists of equal length")
-    return zip(*lists, strict=True)
 
 
 def exp2(x: float) -> float:
-    """2^x from additions and products alone, so that every machine gets the same double (libm's differ in the last bit).
+    """2^x from additions and products alone: every machine gets the same double (libm's differ in the last bit).
 
     Taylor series of exp(ln 2 * fraction) for a fraction in [-1/2, 1/2]; relative error below 1e-15.
     """

@@ -144,7 +144,8 @@ class PfrCoder:
         self, mus: Sequence[base.Vector], bits: Sequence[float], keys: Sequence[int]
     ) -> list[tuple[bytes, base.Vector]]:
         """`encode` for several steps or images; they share the codebook, which is drawn once."""
-        return [self.encode(*step) for step in base.same_length(mus, bits, keys)]
+        base.check_lengths(mus, bits, keys)
+        return [self.encode(*step) for step in zip(mus, bits, keys, strict=True)]
 
     def decode_many(
         self,
@@ -154,7 +155,8 @@ class PfrCoder:
         keys: Sequence[int],
     ) -> list[base.Vector]:
         """`decode` for several steps or images."""
-        return [self.decode(*step) for step in base.same_length(payloads, sizes, bits, keys)]
+        base.check_lengths(payloads, sizes, bits, keys)
+        return [self.decode(*step) for step in zip(payloads, sizes, bits, keys, strict=True)]
 
     def _chunks(self, size: int, bits: float) -> Chunks:
         count = min(size, math.ceil(bits / self.chunk_bits))
@@ -231,12 +233,10 @@ class PfrCoder:
         log_times = log_times.view(-1, chunks.round)
         tops, wheres = [], []
         rounds = torch.arange(len(log_times), device=backend.device)
-        energy = matrix = None
         for group in rounds.split(len(log_times) if chunks.constant else 1):
             codebook = _codebook(backend, chunks, number + int(group[0]), key)
-            if matrix is None or not chunks.constant:
-                matrix = _matrix(backend, codebook)
-                energy = codebook.energies(matrix, distinct) * (0.5 * (v - 1.0))
+            matrix = _matrix(backend, codebook)
+            energy = codebook.energies(matrix, distinct) * (0.5 * (v - 1.0))
             pairs = torch.cartesian_prod(group, active).view(-1, 2)
             for part in pairs.split(max(1, SCORES // (chunks.round * layout.blocks))):
                 r, chunk = part.unbind(1)

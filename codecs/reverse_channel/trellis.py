@@ -109,7 +109,8 @@ class TrellisCoder:
         self, mus: Sequence[base.Vector], bits: Sequence[float], keys: Sequence[int]
     ) -> list[tuple[bytes, base.Vector]]:
         """`encode` for several steps or images."""
-        return [self.encode(*step) for step in base.same_length(mus, bits, keys)]
+        base.check_lengths(mus, bits, keys)
+        return [self.encode(*step) for step in zip(mus, bits, keys, strict=True)]
 
     def decode_many(
         self,
@@ -119,7 +120,8 @@ class TrellisCoder:
         keys: Sequence[int],
     ) -> list[base.Vector]:
         """`decode` for several steps or images."""
-        return [self.decode(*step) for step in base.same_length(payloads, sizes, bits, keys)]
+        base.check_lengths(payloads, sizes, bits, keys)
+        return [self.decode(*step) for step in zip(payloads, sizes, bits, keys, strict=True)]
 
     def _plan(self, size: int, bits: float, key: int) -> Plan:
         word = base.backend_for(torch.device("cpu")).random_words(key, DITHER, torch.zeros(1, dtype=torch.int64))[0, 0]

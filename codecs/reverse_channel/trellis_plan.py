@@ -1,7 +1,7 @@
 """The arithmetic of a trellis step that both sides must agree on: bytes, layers, codewords, stages and labels.
 
-Everything follows from (size, bits, key) by integer or correctly rounded float64 arithmetic, so that every machine makes
-the same plan.  No randomness is drawn here and no sample is touched.
+Everything follows from (size, bits, key) by integer or correctly rounded float64 arithmetic, so that every machine
+makes the same plan.  No randomness is drawn here and no sample is touched.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ CODEWORD_BYTES = 128  # a longer layer is cut into codewords of about this many 
 GROUP_FLOATS = 1 << 25  # scores held at once, 128 MiB
 BRANCHES = 8e7  # the automatic constraint length keeps the search of a step within this (0.2 s of one core)
 RAMP_STAGES = 20  # the early stages that own fewer coordinates are at most this many
+
+Payload = bytes  # the classes below have a field of that name
 
 # Bits to spend per bit of KL so that the search delivers the step's KL, at these budgets per codeword and for these
 # constraint lengths; linear in between.  Measured open loop, see docs/decisions/0010-trellis-coder.md.
@@ -79,7 +81,7 @@ class Group:
         start = torch.cumsum(stages, 0) - stages
         return (start[:, None] + torch.arange(int(stages.max()))).clamp(max=int(stages.sum()) - 1)
 
-    def pack(self, symbols: NDArray[np.uint8]) -> bytes:
+    def pack(self, symbols: NDArray[np.uint8]) -> Payload:
         """Payload of symbols uint8 [codewords, longest]."""
         parts = []
         for c, stages in enumerate(self.stages):
