@@ -155,8 +155,11 @@ def evaluate(
     pictures: int = 2,
     hypothetical: bool = False,
     tick: Callable[[str], None] = lambda line: None,
-) -> Comparison:
-    """Measure `specs` on `data` and write all outputs; what is measured already is not measured again."""
+) -> Comparison | None:
+    """Measure `specs` on `data` and write all outputs; what is measured already is not measured again.
+
+    None on every process but the first, which alone writes outputs.
+    """
     learned = learned or LearnedMetrics()
     results: list[Comparison] = []
 
@@ -179,7 +182,7 @@ def evaluate(
 
     module = EvaluationModule(specs, data, out, learned.image, pictures, hypothetical, bool(learned.sets), tick, finish)
     run(module, device, devices, num_nodes)
-    return results[0] if results else collect(specs, data.names, out, data=data.name, command=command, anchor=anchor)
+    return results[0] if results else None
 
 
 def _add_set_metrics(comparison: Comparison, learned: LearnedMetrics) -> None:

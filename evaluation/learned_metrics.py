@@ -40,7 +40,12 @@ class LearnedMetrics:
 
 
 def load_metrics(names: Sequence[str], device: str = "cpu") -> LearnedMetrics:
-    """Load the metrics `names`; one that cannot be had becomes a note.  Raises CodecError for unknown names."""
+    """Load the metrics `names` on "cpu", "cuda" or "auto"; one that cannot be had becomes a note.
+
+    Raises CodecError for unknown names.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = LearnedMetrics()
     for name in names:
         if name not in LOADERS:

@@ -109,6 +109,7 @@ class EvaluationModule(lightning.LightningModule):
         self.tick("")
 
     def on_test_end(self) -> None:
+        self.trainer.strategy.barrier()  # the others' records belong to the summary
         if self.trainer.is_global_zero:
             logger = self.logger
             self.summary(logger.experiment if isinstance(logger, TensorBoardLogger) else None)

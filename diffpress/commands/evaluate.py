@@ -30,7 +30,7 @@ def parser() -> ArgumentParser:
     p.add_argument("--points", nargs="+", default=[], help="rate points, e.g. webp:10,50,90 diffc:0.1,0.25,lossless")
     p.add_argument("--anchor", default="", help="codec that BD-rates refer to (default: jpeg, or else the first)")
     p.add_argument("--published", nargs="+", type=Path, default=[], help="files or folders of published curves")
-    p.add_argument("--device", default="cpu", choices=["auto", "cpu", "cuda"], help="where models run")
+    p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where models run")
     p.add_argument("--devices", type=int, default=1, help="processes, each with its device")
     p.add_argument("--num-nodes", type=int, default=1, help="machines")
     p.add_argument("--limit", type=int | None, help="only the first so many images")
@@ -73,9 +73,11 @@ def main(args: list[str] | None = None) -> int:
                 published=a.published,
                 pictures=a.pictures,
                 hypothetical=a.hypothetical,
-                learned=load_metrics(a.metrics, "cpu" if a.device == "auto" else a.device),
+                learned=load_metrics(a.metrics, a.device),
                 tick=lambda line: bar.console.print(line, markup=False) if line else bar.advance(task),
             )
+        if result is None:  # not the first of several processes
+            return 0
         write_report(result, a.out / "report.html")
         print(table_text(result.summary(), result.anchor))
         print(a.out / "report.html")
