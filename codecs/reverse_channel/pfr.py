@@ -28,7 +28,7 @@ from .rotation import rotate, rotate_back
 from .trellis_plan import deal
 
 # Streams of the step's key; the round of the search is added to CODEBOOK.
-ROTATION, CODEBOOK, SIGNS, FRESH, TIMES = (tag << 32 for tag in range(16, 21))
+ROTATION, CODEBOOK, SIGNS, FRESH, TIMES, OFFSET = (tag << 32 for tag in range(16, 22))
 
 ROUND = 1 << 16  # candidates that are scored at once; further ones reuse the codebook with new signs
 CONSTANT_WIDTH = 16  # chunks at least this wide share one constant codebook
@@ -230,7 +230,8 @@ class PfrCoder:
         shape, width = (-1, layout.blocks, layout.width), layout.blocks * layout.width
         distinct, which = torch.unique(layout.lengths, return_inverse=True)
         which = which.to(backend.device)
-        log_times = log_times.view(-1, chunks.round)
+        offset = _offset(backend, chunks, key)
+        log_times = log_times.view(-1, chunks.round).roll(offset, 1)  # from candidates to rows of the codebook
         tops, wheres = [], []
         rounds = torch.arange(len(log_times), device=backend.device)
         for group in rounds.split(len(log_times) if chunks.constant else 1):
@@ -245,7 +246,7 @@ class PfrCoder:
                 scores.sub_(energy[which[chunk]]).sub_(log_times[r])
                 top, where = scores.max(1)
                 tops.append(top)
-                wheres.append(where + r * chunks.round)
+                wheres.append((where - offset) % chunks.round + r * chunks.round)
         top = torch.cat(tops).view(-1, len(active))
         best, which_round = top.max(0)
         return best, torch.cat(wheres).view(-1, len(active)).gather(0, which_round[None])[0]
@@ -257,7 +258,7 @@ class PfrCoder:
         if self.scoring == "fused":
             z = backend.normal_rows(key, FRESH, index * chunks.count + chunk, width)
         else:
-            number, row = index // chunks.round, index % chunks.round
+            number, row = index // chunks.round, (index + _offset(backend, chunks, key)) % chunks.round
             z = backend.sign_rows(key, SIGNS, number * chunks.count + chunk, width)
             for r in torch.unique(number).tolist():
                 here = number == r
@@ -269,6 +270,17 @@ class PfrCoder:
 
 def _rotation(backend: Backend, size: int, key: int) -> Tensor:
     return backend.sign_rows(key, ROTATION, torch.zeros(1, dtype=torch.int64, device=backend.device), size)[0]
+
+
+def _offset(backend: Backend, chunks: Chunks, key: int) -> int:
+    """Row of the codebook that is the first candidate.
+
+    Early candidates win most often; without an offset the norms of a constant codebook's first rows would show in
+    every sample.
+    """
+    return int(backend.random_words(key, OFFSET, torch.zeros(1, dtype=torch.int64, device=backend.device))[0, 0]) % (
+        chunks.round
+    )
 
 
 def _codebook(backend: Backend, chunks: Chunks, number: int, key: int) -> Codebook:
