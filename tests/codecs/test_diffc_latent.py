@@ -112,7 +112,7 @@ def assert_size_is_the_schedules(codec: Any, data: bytes) -> None:
         bits = codec.chain.budget(plan, state, target, code)
         segment = stream.segments[step][lead if step == 0 else 0 :]
         size = get_coder("trellis").payload_size(segment, state.z.numel(), bits, step)
-        assert abs(8 * size - bits) <= 16
+        assert 8 * size == pytest.approx(bits, rel=0.1, abs=24)
         total, level = total + size, target
     assert sum(map(len, stream.segments)) == total
     assert len(data) - total <= 16 + 0.01 * total  # header and checksums
@@ -153,13 +153,12 @@ def test_prompts_and_guidance_travel_in_the_file(folders: dict[str, Path], photo
         {}, {"guidance": 5.0}, {"denoising_guidance": 1.5})]  # fmt: skip
     assert torch.equal(x_hats[0], x_hats[1])  # the decoder's own encoding scale plays no part
     assert torch.equal(x_hats[0], x_hats[2])
-    for length in range(4, len(data)):  # cut anywhere, also inside the prompt
-        try:
-            stream = container.read(data[:length], decoder)
-        except CodecError as error:
-            assert "\n" not in str(error)
-        else:
-            assert len(stream.segments) < 12
+    start = len(data) - len(b"".join(guided.segments)) - 2
+    for length in range(start, start + len(side.to_bytes()) + 1):  # cut inside the prompt
+        with pytest.raises(CodecError, match="cut before the end of its first segment"):
+            container.read(data[:length], decoder)
+    for length in range(start + len(guided.segments[0]), len(data), 29):
+        assert container.read(data[:length], decoder).note
 
 
 def test_side_information_costs_what_it_says() -> None:
@@ -203,7 +202,7 @@ def test_rate_limit_and_prefixes(sd15: Any, photos: Path) -> None:
         sd15.encode(image, bpp=0.01)
 
 
-def test_fingerprint_covers_weights_and_schedule(folders: dict[str, Path], sd15: Any, photos: Path, tmp_path: Path) -> None:
+def test_fingerprint_covers_weights_and_schedule(folders: dict[str, Path], sd15: Any, photos: Path) -> None:
     other = codec_of(folders, "sd15", schedule="flux")
     assert len({sd15.fingerprint, other.fingerprint, codec_of(folders, "sd21").fingerprint}) == 3
     stream = sd15.encode(crop_of(photos), segments=1)
@@ -211,13 +210,15 @@ def test_fingerprint_covers_weights_and_schedule(folders: dict[str, Path], sd15:
         other.decode(stream)
     with pytest.raises(ValueError, match="no schedule 'nothing'"):
         codec_of(folders, "sd15", schedule="nothing")
-    with pytest.raises(CodecError, match="unknown preset '13'.*12, 20, 54, 163"):
+    with pytest.raises(CodecError, match=r"unknown preset '13'.*12, 20, 54, 163"):
         codec_of(folders, "sd15", preset=13)
     assert sd15.reconstruction == "flow"
     assert codec_of(folders, "sd15", preset=None).schedules[-1].name == "163"
 
 
-def test_captions_file(folders: dict[str, Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_captions_file(
+    folders: dict[str, Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     captions = tmp_path / "captions.txt"
     captions.write_text("parrots.png\ta photo of two birds\n")
     arguments = [*options(folders, "sd15"), "--image_dir", str(photos), "--preset", "12", "--bpp", "0.5"]
@@ -240,7 +241,8 @@ def test_captions_file(folders: dict[str, Path], photos: Path, tmp_path: Path, c
     (["--codec", "webp", "--prompt", "x"], "does not apply"),
 ])  # fmt: skip
 def test_mistakes_are_one_sentence_and_a_non_zero_exit(
-    words: list[str], message: str, folders: dict[str, Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, folders: dict[str, Path], photos: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     given = [str(photos / "caps.png"), "-o", str(tmp_path)]
     given += [] if "--codec" in words else ["--device", "cpu", "--preset", "12", "--model", str(folders["sd15"])]

@@ -1,0 +1,115 @@
+"""DiffCModule: trainer.predict writes the files that compress.py writes, in one process or two; captions by BLIP."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from diffpress.codecs import container, get_codec
+from diffpress.data import ImageFolder, save_image
+from diffpress.lightning_modules import load_model
+from diffpress.lightning_modules.diffc_module import DiffCModule, image_batches
+from diffpress.lightning_modules.priors.random_pipelines import save_random_pipeline
+
+from diffpress import resource
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_random_pipeline("sd15", tmp_path_factory.mktemp("module") / "sd15")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for number, width in enumerate((32, 48, 32, 32)):
+        rng = torch.Generator().manual_seed(number)
+        coarse = torch.rand(1, 3, 4, 4, generator=rng)
+        image = torch.nn.functional.interpolate(coarse, size=(32, width), mode="bilinear")[0].mul(255).byte()
+        save_image(image, folder / f"{number}.png")
+    return folder
+
+
+def module_for(model: Path, out: Path, **more: Any) -> DiffCModule:
+    return DiffCModule(str(model), str(out), segments=4, codec_options={"preset": 12, "flow_steps": 2}, **more)
+
+
+def trainer(**more: Any) -> lightning.Trainer:
+    return lightning.Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,
+                             enable_model_summary=False, enable_checkpointing=False, **more)  # fmt: skip
+
+
+def test_predict_writes_the_codecs_files(model: Path, photos: Path, tmp_path: Path) -> None:
+    module = module_for(model, tmp_path, prompts={"2": "a boat"})
+    batches = image_batches(photos, batch_size=2)
+    assert [[name for name, _ in batch] for batch in batches] == [["0", "2"], ["1"], ["3"]]
+    trainer().predict(module, batches)
+    codec = get_codec("diffc", model=load_model(model, device="cpu"), preset=12, flow_steps=2)
+    images = dict(ImageFolder(photos)[number] for number in range(4))
+    for name in images:
+        stream = container.read((tmp_path / f"{name}.dfc").read_bytes(), codec)
+        assert len(stream.segments) == 4
+        assert (stream.header.height, stream.header.width) == tuple(images[name].shape[1:])
+        assert bool(stream.header.params[0] & 128) == (name == "2")
+    assert (tmp_path / "1.dfc").read_bytes() == container.write(codec.encode(images["1"], segments=4), codec)
+    with pytest.raises(FileExistsError, match="use force"):
+        trainer().predict(module, batches)
+
+
+def test_test_step_logs_rate_and_scores(model: Path, photos: Path, tmp_path: Path) -> None:
+    module = module_for(model, tmp_path)
+    (figures,) = trainer().test(module, image_batches(photos, batch_size=3), verbose=False)
+    assert figures["test/bpp"] > 0
+    assert {"test/psnr-rgb", "test/ssim-rgb"} <= set(figures)
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(model: Path, photos: Path, tmp_path: Path) -> None:
+    for devices in (1, 2):
+        command = [
+            sys.executable, str(ROOT / "train.py"), "predict", "-c", str(resource("configs/diffc/predict.yaml")),
+            "--data.test", str(photos), "--model.init_args.model", str(model),
+            "--model.init_args.out", str(tmp_path / str(devices)), "--model.init_args.bpp", "1.0",
+            "--model.init_args.codec_options", '{"preset": "12"}',
+            "--trainer.accelerator", "cpu", "--trainer.devices", str(devices),
+        ]  # fmt: skip
+        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert result.returncode == 0, result.stderr
+    files = [{file.name: file.read_bytes() for file in (tmp_path / str(n)).iterdir()} for n in (1, 2)]
+    assert files[0] == files[1]
+    assert len(files[0]) == 4
+
+
+@pytest.mark.slow
+def test_captions_by_a_blip_model(tmp_path: Path) -> None:
+    from transformers import (
+        BertTokenizer,
+        BlipConfig,
+        BlipForConditionalGeneration,
+        BlipImageProcessor,
+        BlipProcessor,
+    )
+
+    from diffpress.commands.captions import prompts_by
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]", "a", "boat", "door", "red"]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = size | {"vocab_size": len(words), "bos_token_id": 5, "sep_token_id": 3, "eos_token_id": 3,
+                   "pad_token_id": 0, "encoder_hidden_size": 16}  # fmt: skip
+    config = BlipConfig(text_config=text, vision_config=size | {"image_size": 32, "patch_size": 16})
+    BlipForConditionalGeneration(config).save_pretrained(tmp_path)
+    images = BlipImageProcessor(size={"height": 32, "width": 32})
+    BlipProcessor(images, BertTokenizer(vocab=vocabulary)).save_pretrained(tmp_path)
+    prompt_of = prompts_by(str(tmp_path), "cpu", True)
+    image = torch.zeros(3, 40, 40, dtype=torch.uint8)
+    assert isinstance(prompt_of(Path("x.png"), image), str)
+    assert prompt_of(Path("x.png"), image) == prompt_of(Path("x.png"), image)
