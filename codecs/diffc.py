@@ -31,6 +31,8 @@ from .reverse_channel import CoderError, PayloadError, get_coder
 
 SIDE_SHARE = 0.02  # each step's budget travels in the file when these bytes are at most this share of it
 
+EXACT_ERROR = (16 / 127.5) ** 2  # mean squared error of the estimate from which an exact segment is tried
+
 Progress = Callable[[int, int], None]
 
 
@@ -108,7 +110,7 @@ class DiffC:
 
         bpp       stop at this many bits per pixel of the whole file
         segments  stop after this many steps
-        lossless  send all steps and one more segment that restores every pixel
+        lossless  send steps as long as they pay and one more segment that restores every pixel
         prompt    what the image shows, for priors that read text; it becomes part of the file
         progress  called with (steps done, steps at most)
         With none of the first three, every step of the preset is sent.  Raises CodecError.
@@ -154,10 +156,8 @@ class DiffC:
         if ideal is not None:
             plan = replace(plan, budgets=False)
         stream = Stream(Header(self.name, *size, self.fingerprint, plan.to_bytes()), ())
-        stream, state = yield from self._send(stream, plan, side, state, x0, steps, limit, ideal, progress)
-        if lossless:
-            estimate = yield state.denoise()
-            stream = replace(stream, segments=(*stream.segments, encode_exact(image, estimate[0])))
+        exact = image if lossless else None
+        stream = yield from self._send(stream, plan, side, state, x0, steps, limit, ideal, exact, progress)
         if not stream.segments:
             raise CodecError(f"{bpp} bpp is too little for one step of a {size[1]} x {size[0]} image")
         return stream
@@ -196,11 +196,23 @@ class DiffC:
         steps: int,
         limit: float,
         common: int | None,
+        exact: Tensor | None,
         progress: Progress | None,
-    ) -> Chain[tuple[Stream, State]]:
-        """Add segments until `steps` are sent or the file would grow beyond `limit` bytes."""
-        for index in range(steps):
+    ) -> Chain[Stream]:
+        """Add segments until `steps` are sent or the file would grow beyond `limit` bytes.
+
+        exact  image to restore exactly: steps are sent as long as each one saves more in the last segment than it costs
+        """
+        whole: Stream | None = None
+        for index in range(steps + (exact is not None)):
             x_hat = yield state.denoise()
+            if exact is not None and (index == steps or float((x0 - x_hat).square().mean()) < EXACT_ERROR):
+                closed = replace(stream, segments=(*stream.segments, encode_exact(exact, x_hat[0])))
+                if whole is not None and closed.payload_bits >= whole.payload_bits:
+                    break
+                whole = closed
+                if index == steps:
+                    break
             fitted = self._fit(stream, plan, side, state, x0 - x_hat, limit, common)
             if fitted is None:
                 break
@@ -212,7 +224,7 @@ class DiffC:
                 params = replace(plan, partial=partial).to_bytes()
                 stream = replace(stream, header=replace(stream.header, params=params))
                 break
-        return stream, state
+        return whole or stream
 
     def _fit(
         self, stream: Stream, plan: Plan, side: Side, state: State, difference: Tensor, limit: float,
