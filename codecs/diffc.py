@@ -278,8 +278,24 @@ class DiffC:
         """
         return run(self.prior, [self._decode(stream, segments, reconstruction, progress)])[0]
 
+    def decode_prefixes(self, stream: Stream) -> list[Tensor]:
+        """The images after 1, 2, ... segments, in the time that decoding all of them takes; reconstruction "mse"."""
+        images: list[Tensor] = []
+        size = (stream.header.height, stream.header.width)
+
+        def collect(x_hat: Tensor) -> None:
+            images.append(self.prior.decode(x_hat, size)[0].cpu())
+
+        last = run(self.prior, [self._decode(stream, None, "mse", None, collect)])[0]
+        return [*images[1:], last]
+
     def _decode(
-        self, stream: Stream, segments: int | None, reconstruction: str | None, progress: Progress | None
+        self,
+        stream: Stream,
+        segments: int | None,
+        reconstruction: str | None,
+        progress: Progress | None,
+        seen: Callable[[Tensor], None] | None = None,
     ) -> Chain[Tensor]:
         header, plan = stream.header, self._plan(stream.header)
         count = len(stream.segments) if segments is None else segments
@@ -287,18 +303,26 @@ class DiffC:
             raise CodecError(f"the file has {len(stream.segments)} segments, not {segments}")
         exact = plan.lossless and count == stream.announced
         side, _ = self._side(plan, stream.segments[0]) if stream.segments else (Side(), 0)
-        state = yield from self._receive(stream, plan, side, count - exact, progress)
+        state = yield from self._receive(stream, plan, side, count - exact, progress, seen)
         if exact:
             estimate = yield state.denoise()
+            if seen:
+                seen(estimate)
             return decode_exact(stream.segments[-1], estimate[0], (header.height, header.width))
         state = self.chain.with_guidance(state, side, self.denoising_guidance)
         x_hat = yield from self.chain.reconstruct(state, reconstruction or self.reconstruction)
         return self.prior.decode(x_hat, (header.height, header.width))[0].cpu()
 
     def _receive(
-        self, stream: Stream, plan: Plan, side: Side, steps: int, progress: Progress | None
+        self,
+        stream: Stream,
+        plan: Plan,
+        side: Side,
+        steps: int,
+        progress: Progress | None,
+        seen: Callable[[Tensor], None] | None = None,
     ) -> Chain[State]:
-        """The chain after the first `steps` segments, as the encoder had it."""
+        """The chain after the first `steps` segments, as the encoder had it; `seen` gets x0_hat before each of them."""
         state = self.chain.start((stream.header.height, stream.header.width), side)
         coder = get_coder(CODERS[plan.coder])
         for index in range(steps):
@@ -315,6 +339,8 @@ class DiffC:
             else:
                 sample = self.chain.noise(index, state.z.numel())
             x_hat = yield state.denoise()
+            if seen:
+                seen(x_hat)
             state = self.chain.advance(state, x_hat, target, torch.as_tensor(sample))
             if progress:
                 progress(index + 1, steps + 1)

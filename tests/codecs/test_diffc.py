@@ -24,7 +24,9 @@ def codec(tiny_prior: Path) -> DiffC:
 
 def test_quality_rises_with_every_segment(codec: DiffC, photo: torch.Tensor) -> None:
     stream = codec.encode(photo)
-    qualities = [psnr(codec.decode(stream, segments=k), photo) for k in range(len(stream.segments) + 1)]
+    images = [codec.decode(stream, segments=k) for k in range(len(stream.segments) + 1)]
+    assert all(torch.equal(a, b) for a, b in zip(images[1:], codec.decode_prefixes(stream), strict=True))
+    qualities = [psnr(image, photo) for image in images]
     assert all(b > a for a, b in zip(qualities, qualities[1:], strict=False))
     assert qualities[-1] > 35
 
@@ -57,6 +59,10 @@ def test_lossless_at_any_size(codec: DiffC, size: tuple[int, int]) -> None:
     found = container.read(container.write(stream, codec), codec)
     assert torch.equal(codec.decode(found), image)
     assert codec.decode(found, segments=2).shape == image.shape
+    prefixes = codec.decode_prefixes(found)
+    assert len(prefixes) == len(found.segments)
+    assert torch.equal(prefixes[-1], image)
+    assert torch.equal(prefixes[1], codec.decode(found, segments=2))
 
 
 @pytest.mark.parametrize("how", ["flow", "ancestral"])

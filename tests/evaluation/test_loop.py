@@ -149,6 +149,7 @@ def test_outputs_for_others(pictures: Path, tmp_path: Path) -> None:
     everything = json.loads((out / "results.json").read_text())
     assert everything["command"] == "test"
     assert everything["machine"]["cores"]
+    assert float(everything["machine"]["load while measuring"]) >= 0
 
 
 def test_tensorboard_has_curves_and_pictures(pictures: Path, tmp_path: Path) -> None:
