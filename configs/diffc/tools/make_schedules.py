@@ -19,8 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffpress.codecs.calibration import step_bits
-from diffpress.lightning_modules.priors.flow import flow_log_snr
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from diffpress.codecs.calibration import step_bits  # noqa: E402
+from diffpress.lightning_modules.priors.flow import flow_log_snr  # noqa: E402
 
 PRESETS = (12, 20, 54)
 Snr = Callable[[int], float]
