@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -86,7 +87,11 @@ def collect(
     labels = [curve.codec for curve in curves]
     chosen = anchor or ("jpeg" if "jpeg" in labels else labels[0] if labels else "")
     others = [curve for path in published for curve in read_curves(path)]
-    return Comparison(out, data, command, chosen, list(specs), records, curves, others, list(notes))
+    comparison = Comparison(out, data, command, chosen, list(specs), records, curves, others, list(notes))
+    loads = [record.load for record in records if record.load is not None]
+    if loads:
+        comparison.machine["load while measuring"] = f"{fmean(loads):.1f}"
+    return comparison
 
 
 def write_outputs(comparison: Comparison) -> None:

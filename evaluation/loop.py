@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -133,7 +134,9 @@ class EvaluationModule(lightning.LightningModule):
             save_image(image, self.out / "decoded" / "original" / f"{name}.png")
         if number < self.pictures:
             save_picture(image, self.out / "pictures" / "original" / f"{name}.webp")
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         record = measure_image(codec, spec, image, name, self.out, self.extra, keep, identity, self.hypothetical)
+        record.load = load
         if number < self.pictures:
             record.progress = progress_points(codec, spec, record, image, self.out, keep)
         return record

@@ -65,6 +65,7 @@ class Record:
     """All points of one codec on one image, as kept in ``records/CODEC/IMAGE.json``.
 
     progress  the first segments of one file, for the report's slider; only of images that are pictured there
+    load      the machine's load average when the measurement began: above 0, seconds were taken beside other work
     """
 
     codec: str
@@ -75,6 +76,7 @@ class Record:
     fingerprint: str = ""
     points: list[Measurement] = field(default_factory=list)
     progress: list[Measurement] = field(default_factory=list)
+    load: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; see :func:`record_from_dict`."""

@@ -47,8 +47,6 @@ def machine() -> dict[str, str]:
     }
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         info["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
-    if hasattr(os, "getloadavg"):
-        info["load before"] = f"{os.getloadavg()[0]:.1f}"  # above 0, timings were taken beside other work
     if torch.cuda.is_available():
         info["gpu"] = torch.cuda.get_device_name()
     return info
