@@ -22,8 +22,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from diffpress.codecs.calibration import step_bits  # noqa: E402
-from diffpress.lightning_modules.priors.flow import flow_log_snr  # noqa: E402
+from diffpress.codecs.calibration import step_bits
+from diffpress.lightning_modules.priors.flow import flow_log_snr
 
 PRESETS = (12, 20, 54)
 Snr = Callable[[int], float]
