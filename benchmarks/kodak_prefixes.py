@@ -1,6 +1,6 @@
 """DiffC on whole photos, every prefix of one file per photo: rate, quality and time.
 
-    python benchmarks/kodak_prefixes.py --data ../shared/data/kodak --bpp 1.0 --preset fast
+    python benchmarks/kodak_prefixes.py ../shared/data/kodak --bpp 1.0 --preset fast
 
 Each photo is compressed to a real file, the file is read back and decoded once, and the image after every segment is
 scored; the rate of a prefix is the size of the file that holds only these segments.  Figures at given rates are
@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jsonargparse import auto_cli
+
 from diffpress.codecs import container, get_codec
 from diffpress.data import list_images, read_image
 from diffpress.evaluation.metrics import psnr
 from diffpress.lightning_modules import load_model
-from jsonargparse import auto_cli
 
 
 def main(

@@ -23,8 +23,9 @@ from rich.table import Table
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
-from diffpress.codecs.reverse_channel import get_coder  # noqa: E402
 from rcc_gaussian import Channel, Floats, Source, coded, ideal, pfr_law, run  # noqa: E402
+
+from diffpress.codecs.reverse_channel import get_coder  # noqa: E402
 
 
 def channels() -> dict[str, Channel]:

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from diffpress.codecs.reverse_channel import ReverseChannelCoder
 from diffpress.codecs.reverse_channel.base import variance_of
 from diffpress.codecs.reverse_channel.layout import Layout
 from diffpress.codecs.reverse_channel.prefix_code import IndexModel, index_code
-from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 # (mu, bits, key) -> (bits spent, sample)

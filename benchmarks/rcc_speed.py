@@ -13,9 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from diffpress.codecs.reverse_channel import get_coder
 from diffpress.kernels import KernelError, get_backend
-from torch import Tensor
 
 CANDIDATES = 1 << 16
 BATCH = 256  # candidates per torch.randn call of the listing

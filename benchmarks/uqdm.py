@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import torch
+
 from diffpress.codecs.entropy import SegmentDecoder, SegmentEncoder
 from diffpress.codecs.uqdm_chain import FINE, TILE, Chain, unsplit_operations
 from diffpress.codecs.uqdm_tables import step_index, step_table

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffpress.data.images import ImageError, to_pil, to_rgb
 from PIL import Image
+
+from diffpress.data.images import ImageError, to_pil, to_rgb
 
 from .base import CodecError, Header, Stream, check_image, register
 

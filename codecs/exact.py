@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from . import container, entropy
+from . import container
 from .base import CodecError
+from .entropy import GaussianDecoder, encode_gaussians
 
 CLASSES = 12  # classes of busyness, in octaves
 FRACTION = 8  # estimates are rounded to 1/8 grey level
@@ -44,7 +45,7 @@ def encode_exact(image: Tensor, estimate: Tensor) -> bytes:
         symbols.append(pixels[channel].ravel())
         centres.append(centre.ravel())
         widths.append(_widths(octaves)[classes[channel]].ravel())
-    data = entropy.encode_gaussians(
+    data = encode_gaussians(
         np.concatenate(symbols), np.concatenate(centres) / FRACTION, np.concatenate(widths), 0, 255
     )
     return container.varint(HEAD + len(data)) + bytes(head) + data
@@ -59,7 +60,7 @@ def decode_exact(segment: bytes, estimate: Tensor, size: tuple[int, int]) -> Ten
     means = _round(estimate, *size)
     gains = np.frombuffer(head[:3], np.int8).astype(np.int64)
     classes = _busyness(means)
-    decoder = entropy.GaussianDecoder(data, 0, 255)
+    decoder = GaussianDecoder(data, 0, 255)
     pixels = np.zeros_like(means)
     errors = np.zeros_like(means)
     for position, channel in enumerate(ORDER):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from diffpress.data.images import ImageError, read_image, save_image
 from diffpress.data.tiling import crop, pad_to_multiple
 

@@ -120,7 +120,7 @@ class ImageData(lightning.LightningDataModule):
         # `processed` is the only counter that is right in every checkpoint: one written inside on_train_batch_end has
         # not counted its own batch as completed yet, one written on an interruption has a batch ready but not done.
         total = self.trainer.fit_loop.epoch_loop.batch_progress.total
-        return int(total.processed)  # type: ignore[attr-defined]
+        return int(total.processed)
 
 
 class ResumableLoader(DataLoader[torch.Tensor]):

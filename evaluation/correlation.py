@@ -101,7 +101,7 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
         ranks.append((np.cumsum(counts) - (counts - 1) / 2)[inverse])
     if min(np.ptp(rank) for rank in ranks) == 0:
         return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def _first_folder(folder: Path, names: tuple[str, ...]) -> Path:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # The stored optimiser settings contain one NumPy float, under its name in NumPy 1 or 2; nothing else beyond tensors is
 # let through.
-_SCALAR = np._core.multiarray.scalar
+_SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]
 _ALLOWED: list[Any] = [_SCALAR, (_SCALAR, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Float64DType]
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from diffpress.evaluation.calibrate import measure
 from diffpress.lightning_modules import load_model
 from diffpress.lightning_modules.networks.denoiser import Denoiser
 from helpers import ROOT, synthetic_photo
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
@@ -29,7 +31,7 @@ def photo() -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder whose network is untrained: its output layer is zero, so it is the denoiser of white Gaussian data."""
+    """A model folder with an untrained network: its output layer is zero, so it denoises white Gaussian data."""
     folder = tmp_path_factory.mktemp("tiny-prior")
     torch.manual_seed(0)
     Denoiser((8, 16), blocks=1, embedding=16).save_pretrained(folder)

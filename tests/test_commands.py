@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from diffpress.commands.compress import main as compress
 from diffpress.commands.decompress import main as decompress
 from diffpress.data import read_image, save_image
@@ -26,7 +27,9 @@ def model(tiny_prior: Path) -> list[str]:
     return ["--model", str(tiny_prior), "--device", "cpu"]
 
 
-def test_folder_there_and_back(photos: Path, model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_there_and_back(
+    photos: Path, model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert compress([str(photos), "-o", str(tmp_path / "out"), "--lossless", *model]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
@@ -55,7 +58,9 @@ def test_published_names_and_configuration_files(photos: Path, model: list[str],
     assert read_image(tmp_path / "back" / "1.png").shape == (3, 17, 9)
 
 
-def test_nothing_is_overwritten_without_force(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_overwritten_without_force(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     existing = tmp_path / "0.webp"
     existing.write_text("precious")
     arguments = [str(photos), "-o", str(tmp_path), "--codec", "webp"]
@@ -67,7 +72,9 @@ def test_nothing_is_overwritten_without_force(photos: Path, tmp_path: Path, caps
     assert existing.read_bytes() != b"precious"
 
 
-def test_broken_images_are_named_and_the_rest_goes_on(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_images_are_named_and_the_rest_goes_on(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (photos / "broken.png").write_bytes(b"not a picture")
     assert compress([str(photos), "-o", str(tmp_path / "out"), "--codec", "webp"]) == 1
     captured = capsys.readouterr()
@@ -87,7 +94,12 @@ def test_broken_images_are_named_and_the_rest_goes_on(photos: Path, tmp_path: Pa
     ],
 )
 def test_bad_requests(
-    photos: Path, model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    photos: Path,
+    model: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
 ) -> None:
     extra = [] if "webp" in arguments else model
     assert compress([str(photos / "0.png"), "-o", str(tmp_path / "out"), *arguments, *extra]) in (1, 2)
@@ -97,7 +109,9 @@ def test_bad_requests(
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_missing_inputs_and_models(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_inputs_and_models(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert compress([str(tmp_path / "absent.png"), "-o", str(tmp_path / "out"), "--codec", "webp"]) == 2
     assert compress([str(photos), "-o", str(tmp_path / "out"), "--model", str(tmp_path / "absent")]) == 2
     assert decompress([str(tmp_path / "absent.dfc"), "-o", str(tmp_path / "out")]) == 2

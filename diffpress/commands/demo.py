@@ -72,7 +72,9 @@ def _bpp(result: Result) -> float:
     return 8 * result.size / (result.image.shape[1] * result.image.shape[2])
 
 
-def _through_files(source: Path, original: torch.Tensor, out: Path, codec: str, label: str, options: Sequence[str]) -> Result:
+def _through_files(
+    source: Path, original: torch.Tensor, out: Path, codec: str, label: str, options: Sequence[str]
+) -> Result:
     name = label.replace(",", "").replace(" ", "-").lower()
     file, picture = out / f"{name}.bin", out / f"{name}.png"
     encode = _python("compress", "--codec", codec, str(source), "-o", str(file), "--force", *options)

@@ -15,6 +15,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
+import itertools
 
 SIGMA_DATA = 0.5  # standard deviation of natural images in [-1, 1], for the preconditioning of Karras et al. 2022
 
@@ -68,7 +69,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         self.stem = nn.Conv2d(12, widths[0], 3, padding=1)
         self.down = nn.ModuleList(nn.ModuleList(Block(w, embedding) for _ in range(blocks)) for w in widths)
         self.up = nn.ModuleList(nn.ModuleList(Block(w, embedding) for _ in range(blocks)) for w in widths[:-1])
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(itertools.pairwise(widths))
         self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
         self.grow = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairs)
         self.head = nn.Conv2d(widths[0], 12, 3, padding=1)

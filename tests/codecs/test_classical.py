@@ -4,9 +4,10 @@ import io
 
 import pytest
 import torch
+from PIL import Image
+
 from diffpress.codecs import Codec, CodecError, Stream
 from diffpress.codecs.classical import Avif, Jpeg, Jpeg2000, JpegXl, NativeCodec, Png, WebP
-from PIL import Image
 
 LOSSY: list[type[NativeCodec]] = [Jpeg, Jpeg2000, WebP, Avif, JpegXl]
 LOSSLESS: list[type[NativeCodec]] = [Jpeg2000, WebP, JpegXl, Png]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from diffpress.codecs import CodecError, Header, Stream
 from diffpress.codecs.classical import NativeCodec
 from diffpress.codecs.external import AvifEnc, Bpg, Vvc, from_yuv420, to_yuv420

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, synthetic_photo
+
 from diffpress.codecs import CodecError, container, get_codec
 from diffpress.codecs.base import ModelMismatch
 from diffpress.codecs.diffc import DiffC
 from diffpress.evaluation.metrics import psnr
 from diffpress.lightning_modules import load_model
+from helpers import ROOT, synthetic_photo
+import itertools
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def test_quality_rises_with_every_segment(codec: DiffC, photo: torch.Tensor) -> 
     images = [codec.decode(stream, segments=k) for k in range(len(stream.segments) + 1)]
     assert all(torch.equal(a, b) for a, b in zip(images[1:], codec.decode_prefixes(stream), strict=True))
     qualities = [psnr(image, photo) for image in images]
-    assert all(b > a for a, b in zip(qualities, qualities[1:], strict=False))
+    assert all(b > a for a, b in itertools.pairwise(qualities))
     assert qualities[-1] > 35
 
 
@@ -78,11 +80,11 @@ def test_cut_file_decodes_to_its_whole_segments(codec: DiffC, photo: torch.Tenso
     stream = codec.encode(photo, bpp=2.0)  # ends with a partial step, which a cut must not move to another segment
     data = container.write(stream, codec)
     for end in range(20, len(data), 97):
-        try:
-            found = container.read(data[:end], codec)
-        except CodecError as error:
-            assert "cut" in str(error)
+        if end < len(container.write(replace(stream, segments=stream.segments[:1]), codec)) - 2:
+            with pytest.raises(CodecError, match="cut"):
+                container.read(data[:end], codec)
             continue
+        found = container.read(data[:end], codec)
         whole = len(found.segments)
         assert torch.equal(codec.decode(found), codec.decode(stream, segments=whole))
 
@@ -108,7 +110,12 @@ def test_foreign_model_is_named(codec: DiffC, photo: torch.Tensor) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"bpp": -1.0}, "positive"), ({"bpp": 1e-6}, "too little"), ({"segments": 0}, "between"), ({"segments": 99}, "between")],
+    [
+        ({"bpp": -1.0}, "positive"),
+        ({"bpp": 1e-6}, "too little"),
+        ({"segments": 0}, "between"),
+        ({"segments": 99}, "between"),
+    ],
 )
 def test_bad_requests_are_sentences(codec: DiffC, photo: torch.Tensor, options: dict, message: str) -> None:
     with pytest.raises(CodecError, match=message):

@@ -10,13 +10,13 @@ from typing import Any
 import lightning
 import pytest
 import torch
+
+from diffpress import resource
 from diffpress.codecs import container, get_codec
 from diffpress.data import ImageFolder, save_image
 from diffpress.lightning_modules import load_model
 from diffpress.lightning_modules.diffc_module import DiffCModule, image_batches
 from diffpress.lightning_modules.priors.random_pipelines import save_random_pipeline
-
-from diffpress import resource
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+
 from diffpress.codecs import CodecError
 from diffpress.codecs.entropy import (
     GaussianDecoder,

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from diffpress.codecs import CodecError, Stream, container, get_codec
 from diffpress.codecs.base import ModelMismatch
 from diffpress.codecs.uqdm import UQDMCodec

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from diffpress.codecs.uqdm_original import load_checkpoint, load_data
 from diffpress.data import save_image
 from diffpress.lightning_modules.networks.score_net import ScoreNetConfig

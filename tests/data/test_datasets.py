@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffpress.data import ImageError, ImageFolder, ImageNet64, imagenet64, kodak, load_data, load_photos
 
 from diffpress.commands.data import main
+from diffpress.data import ImageError, ImageFolder, ImageNet64, imagenet64, kodak, load_data, load_photos
 
 
 def test_imagenet64_planes_are_red_green_blue(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffpress.data import ImageError, list_images, read_image, save_image, write_file
 from PIL import Image
+
+from diffpress.data import ImageError, list_images, read_image, save_image, write_file
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 

@@ -7,9 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from diffpress.data import ImageError, kodak
 
 from diffpress.commands.data import main
+from diffpress.data import ImageError, kodak
 
 FILES = {f"kodim{i:02d}.png": bytes([i]) * (1000 * i) for i in (1, 2, 3)}
 

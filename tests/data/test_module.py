@@ -7,9 +7,10 @@ import lightning
 import numpy as np
 import pytest
 import torch
-from diffpress.data import CropSource, FixedCrops, ImageData, RandomCrops, Source
 from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import ModelCheckpoint
+
+from diffpress.data import CropSource, FixedCrops, ImageData, RandomCrops, Source
 
 
 def photos(count: int, side: int = 80) -> list[np.ndarray]:

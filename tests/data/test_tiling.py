@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from diffpress.data import apply_tiled, crop, pad_to, pad_to_multiple, tile, untile
 
 

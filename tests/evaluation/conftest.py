@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from diffpress.codecs import CodecError, Header, Stream
 from diffpress.codecs.base import _REGISTRY
 from diffpress.data import save_image

@@ -10,9 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
+from diffpress import resource
 from diffpress.codecs import container, get_codec
 from diffpress.codecs.calibration import Schedule, parse_schedules, snr_gain
 from diffpress.codecs.reverse_channel import get_coder
+from diffpress.commands.calibrate import main
 from diffpress.data import save_image
 from diffpress.evaluation.calibrate import (
     calibrate,
@@ -25,10 +29,6 @@ from diffpress.evaluation.calibrate import (
 from diffpress.lightning_modules import load_model
 from diffpress.lightning_modules.gaussian import alpha_sigma
 from diffpress.lightning_modules.priors.random_pipelines import save_random_pipeline
-from torch import Tensor
-
-from diffpress import resource
-from diffpress.commands.calibrate import main
 
 SPREADS = torch.tensor([0.1, 0.6, 2.0])  # of the three channels
 

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+
+from diffpress.commands.evaluate import main
 from diffpress.data import ImageError
 from diffpress.evaluation.plots import plot_files
 from diffpress.evaluation.published import read_curves
-
-from diffpress.commands.evaluate import main
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

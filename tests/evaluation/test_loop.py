@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from diffpress.codecs import CodecError, get_codec
 from diffpress.data import ImageFolder, load_data, read_image
 from diffpress.evaluation.compare import evaluate

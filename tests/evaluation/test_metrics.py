@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
+
 from diffpress.evaluation.bd import bd_quality, bd_rate, overlap
 from diffpress.evaluation.metrics import bits_per_dimension, bits_per_pixel, psnr, ssim_scores
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 # Usage example in the README of the PyPI package bjontegaard (libx265, two presets); expected values from version 1.3.0
 # of that package with method="pchip".

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from diffpress.data import ImageFolder, read_image
 from diffpress.evaluation.compare import evaluate
 from diffpress.evaluation.points import parse_specs

@@ -11,6 +11,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+
 from diffpress.kernels import get_backend
 from diffpress.kernels.cuda import source
 from diffpress.kernels.normal import normal_table

@@ -6,11 +6,11 @@ from importlib import resources
 import numpy as np
 import pytest
 import torch
+
+from diffpress import kernels
 from diffpress.kernels import KernelError, get_backend
 from diffpress.kernels.normal import SHA256, normal_table
 from diffpress.kernels.philox import philox_numpy, philox_torch, split64
-
-from diffpress import kernels
 
 # kat_vectors of the Random123 distribution (philox4x32, 10 rounds): counter, key, result
 KNOWN = [

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+
 from diffpress.kernels import KernelError, get_backend
 from diffpress.kernels.trellis import search
 

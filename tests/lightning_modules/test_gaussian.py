@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from diffpress.lightning_modules import gaussian as g
 
 LEVELS = [(2.0, -1.0), (9.0, 8.5), (-3.0, -8.0), (0.5, -math.inf)]

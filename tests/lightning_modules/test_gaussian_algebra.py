@@ -7,11 +7,12 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
+
 from diffpress.codecs.calibration import snr_gain, step_bits
 from diffpress.lightning_modules.gaussian import alpha_sigma, diffuse, flow_step, kl_bits, posterior
 from diffpress.lightning_modules.priors.flow import flow_log_snr, to_flow, x0_from_velocity
 from diffpress.lightning_modules.priors.stable_diffusion import x0_from
-from torch import Tensor
 
 CENTRE, SPREAD = 0.3, 0.8
 LOG_SNRS = [-9.0, -4.0, -1.0, 0.0, 2.0, 5.0]

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from diffpress.lightning_modules import ModelError, load_model
 from diffpress.lightning_modules.gaussian import alpha_sigma, diffuse
 from diffpress.lightning_modules.priors.base import Prior
 from diffpress.lightning_modules.priors.random_pipelines import KINDS, save_random_pipeline
-from torch import Tensor
 
 MODELS = ["sd15", "sd21", "sdxl", "sdxl+refiner", "flux", "flux-schnell", "sd3"]
 CENTRE, SPREAD = 0.2, 0.9

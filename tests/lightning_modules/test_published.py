@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from diffpress.data import read_image
 from diffpress.data.tiling import tile
 from diffpress.lightning_modules import ModelError, load_model, pixel_likelihood

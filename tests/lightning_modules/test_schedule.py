@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from diffpress.lightning_modules.schedule import LinearSchedule, ScheduleConfig
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from diffpress.lightning_modules.gaussian import alpha_sigma, x0_from_eps
 from diffpress.lightning_modules.networks.score_net import DATA_STD, ScoreNet, ScoreNetConfig
 

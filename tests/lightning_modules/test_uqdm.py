@@ -8,16 +8,17 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader
+
 from diffpress.lightning_modules import ModelError, gaussian, pixel_likelihood
 from diffpress.lightning_modules.networks.score_net import ScoreNetConfig
 from diffpress.lightning_modules.pixel_diffusion import OptimizerConfig
 from diffpress.lightning_modules.schedule import ScheduleConfig
 from diffpress.lightning_modules.universal_quantization import BasePrior, interval_log_mass, sample_base
 from diffpress.lightning_modules.uqdm import METHODS, UQDM, export, load_uqdm
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.data import DataLoader
 
 NETWORK = ScoreNetConfig(
     embedding_dim=8, norm_groups=4, mid_attention=False, use_fourier_features=False, patch_size=2, preconditioned=True

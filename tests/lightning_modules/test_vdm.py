@@ -6,6 +6,8 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
+from torch.utils.data import DataLoader
+
 from diffpress.lightning_modules import ModelError, load_model
 from diffpress.lightning_modules.gaussian import diffuse
 from diffpress.lightning_modules.networks.score_net import ScoreNetConfig
@@ -13,7 +15,6 @@ from diffpress.lightning_modules.priors.base import Prior
 from diffpress.lightning_modules.schedule import ScheduleConfig
 from diffpress.lightning_modules.uqdm import load_uqdm
 from diffpress.lightning_modules.vdm import VDM, export, load_vdm
-from torch.utils.data import DataLoader
 
 NETWORK = ScoreNetConfig(
     embedding_dim=8, norm_groups=4, mid_attention=False, use_fourier_features=False, patch_size=2, preconditioned=True

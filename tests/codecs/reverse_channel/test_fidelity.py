@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from diffpress.codecs.reverse_channel import get_coder
 from diffpress.codecs.reverse_channel.layout import Codebook, Layout
 from diffpress.codecs.reverse_channel.prefix_code import MODELS, IndexCode, class_of, index_of, raw_bits

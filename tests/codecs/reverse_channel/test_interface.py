@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+
 from diffpress.codecs.reverse_channel import CoderError, InputError, PayloadError, get_coder
 from diffpress.codecs.reverse_channel.base import exp2
 
