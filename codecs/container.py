@@ -99,7 +99,7 @@ def peek(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[Header, int, int
     if height == 0 or width == 0 or count > MAX_SEGMENTS:
         raise CodecError("the file's header is damaged")
     if height * width > max_pixels:
-        raise CodecError(f"the file announces {width} x {height} pixels, above the limit of {max_pixels} (--max-pixels)")
+        raise CodecError(f"the file announces {width} x {height} pixels, over the limit of {max_pixels} (--max-pixels)")
     return Header(name, height, width, data[3:7], data[offset:end]), count, end
 
 

@@ -8,6 +8,7 @@ lightning_modules/denoiser.py; why it looks like this is in docs/decisions/0003-
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -15,7 +16,6 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
-import itertools
 
 SIGMA_DATA = 0.5  # standard deviation of natural images in [-1, 1], for the preconditioning of Karras et al. 2022
 

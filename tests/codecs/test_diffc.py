@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +17,6 @@ from diffpress.codecs.diffc import DiffC
 from diffpress.evaluation.metrics import psnr
 from diffpress.lightning_modules import load_model
 from helpers import ROOT, synthetic_photo
-import itertools
 
 
 @pytest.fixture(scope="module")
