@@ -48,9 +48,8 @@ def main(
         stream = container.read(file, codec)
         images = codec.decode_prefixes(stream)
         seconds = (encoded - start, time.perf_counter() - encoded)
-        sizes = [
-            len(container.write(replace(stream, segments=stream.segments[:k]), codec)) for k in range(1, len(images) + 1)
-        ]
+        prefixes = [replace(stream, segments=stream.segments[:k]) for k in range(1, len(images) + 1)]
+        sizes = [len(container.write(prefix, codec)) for prefix in prefixes]
         curve = {
             "image": path.name,
             "bpp": [8 * size / pixels for size in sizes],

@@ -44,7 +44,8 @@ class Stream:
     """An encoded image: a header and its segments, in the order in which they refine the image.
 
     `total` is the number of segments the file announces when it holds fewer because it was cut; `note` then says what
-    is missing.  Neither is written.  `native` marks a complete file of a foreign format (JPEG, PNG, ...) that gets no container around it.
+    is missing.  Neither is written.  `native` marks a complete file of a foreign format (JPEG, PNG, ...) that gets no
+    container around it.
     """
 
     header: Header
