@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from diffpress.codecs import container, diffc
+from diffpress.codecs import container, diffc, diffc_plan
 from diffpress.lightning_modules import load_model
 from diffpress.lightning_modules.priors.random_pipelines import save_random_pipeline
 
@@ -87,8 +87,8 @@ def main() -> None:
     parser.add_argument("--coder", default="trellis")
     given = parser.parse_args()
     clock = Clock(torch.device(given.device))
-    get_coder = diffc.get_coder
-    diffc.get_coder = lambda name: TimedCoder(get_coder(name), clock)  # type: ignore[assignment, return-value]
+    get_coder = diffc_plan.get_coder
+    diffc_plan.get_coder = lambda name, **options: TimedCoder(get_coder(name, **options), clock)  # type: ignore
     rng = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, given.height // 16, given.width // 16, generator=rng)
     image = torch.nn.functional.interpolate(image, size=(given.height, given.width), mode="bicubic")

@@ -27,7 +27,7 @@ from .diffc_chain import RECONSTRUCTIONS, SharedChain, State, budget_code
 from .diffc_plan import CODERS, MAX_PRESETS, Plan, Side
 from .exact import decode_exact, encode_exact, exact_size
 from .lockstep import Chain, run
-from .reverse_channel import CoderError, PayloadError, get_coder
+from .reverse_channel import CoderError, PayloadError
 
 SIDE_SHARE = 0.02  # each step's budget travels in the file when these bytes are at most this share of it
 
@@ -41,7 +41,7 @@ class DiffC:
     """The DiffC codec over any prior.
 
     model           a Prior
-    coder           "trellis" or "pfr"
+    coder           "trellis", or "pfr" as published
     preset          name of the schedule to encode with: more steps cost time and save bits; None: "default" if there is
                     one, else the last, which has most steps
     reconstruction  "mse" (best PSNR), "flow" or "ancestral" (more realistic textures); None: what suits the prior
@@ -235,7 +235,7 @@ class DiffC:
         Without a limit the step is sent whole.  Else the bits of a shorter step are known in advance, because
         |mu|^2 = (SNR_s - SNR_t) |x - x0_hat|^2; only the coder's overhead is learned by trying.
         """
-        coder = get_coder(CODERS[plan.coder])
+        coder = plan.make_coder()
         dimensions, error = difference.numel(), float(difference.double().square().mean())
         room = limit - len(container.write(stream, self))
         overhead = 1.0
@@ -324,7 +324,7 @@ class DiffC:
     ) -> Chain[State]:
         """The chain after the first `steps` segments, as the encoder had it; `seen` gets x0_hat before each of them."""
         state = self.chain.start((stream.header.height, stream.header.width), side)
-        coder = get_coder(CODERS[plan.coder])
+        coder = plan.make_coder()
         for index in range(steps):
             partial = plan.partial if index == stream.announced - plan.lossless - 1 else 0
             target = self.chain.target(plan, state, partial)
@@ -368,7 +368,7 @@ class DiffC:
         budget = self.chain.budget(plan, state, target, code)
         if not budget:
             return lead
-        coder = get_coder(CODERS[plan.coder])
+        coder = plan.make_coder()
         try:
             return lead + coder.payload_size(rest[lead:], state.z.numel(), budget, index)
         except PayloadError as error:

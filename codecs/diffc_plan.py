@@ -12,11 +12,19 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 from . import container
 from .base import CodecError
+from .reverse_channel import ReverseChannelCoder, get_coder
 
 CODERS = ("pfr", "trellis")
+# PFR as published (truncated search, 14-bit chunks, 2^16 candidates, Zipf): the scheme to compare with, and searchable in
+# seconds where an exact search over the thousands of chunks of a photo takes hours.  Part of the file format.
+CODER_OPTIONS: dict[str, dict[str, Any]] = {
+    "pfr": {"mode": "truncated", "candidates": 1 << 16, "index_model": "zipf"},
+    "trellis": {},
+}
 MAX_PRESETS = 8
 MAX_PROMPT = 4096  # bytes of UTF-8
 GUIDANCE_STEP = 1 / 8
@@ -57,6 +65,11 @@ class Plan:
     lossless: bool
     partial: int = 0
     side: bool = False
+
+    def make_coder(self) -> ReverseChannelCoder:
+        """The reverse-channel coder of the file."""
+        name = CODERS[self.coder]
+        return get_coder(name, **CODER_OPTIONS[name])
 
     def to_bytes(self) -> bytes:
         flags = self.side << 7 | self.preset << 4 | self.lossless << 3 | self.budgets << 2 | self.coder

@@ -1,0 +1,72 @@
+"""Bitstreams written once and kept: what decoded yesterday must decode today, on every machine (tests/golden/)."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import pytest
+import torch
+
+from diffpress.codecs import container, get_codec
+from diffpress.data import read_image, save_image
+from diffpress.evaluation.calibrate import measure
+from diffpress.lightning_modules import load_model
+from diffpress.lightning_modules.networks.denoiser import Denoiser
+from diffpress.lightning_modules.networks.score_net import ScoreNetConfig
+from diffpress.lightning_modules.schedule import ScheduleConfig
+from diffpress.lightning_modules.uqdm import UQDM
+from helpers import ROOT, synthetic_photo
+
+GOLDEN = ROOT / "tests" / "golden"
+# file, codec and its options, options of encode
+FILES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
+    ("trellis.dfc", "diffc", {"coder": "trellis"}, {"bpp": 2.0}),
+    ("trellis-small.dfc", "diffc", {"coder": "trellis"}, {"segments": 2}),
+    ("pfr.dfc", "diffc", {"coder": "pfr"}, {"segments": 3}),
+    ("portable.uqdm", "uqdm", {"portable": True}, {"lossless": True}),
+]
+
+
+def build(name: str, options: dict[str, Any]) -> Any:
+    return get_codec(name, model=load_model(GOLDEN / f"{name}-model", device="cpu"), **options)
+
+
+@pytest.mark.skipif(not os.environ.get("DIFFPRESS_GOLDEN"), reason="writes the golden files: set DIFFPRESS_GOLDEN=1")
+def test_refresh() -> None:
+    torch.manual_seed(0)
+    photo = synthetic_photo(24, 40)
+    save_image(photo, GOLDEN / "photo.png")
+    denoiser = Denoiser((8, 16), blocks=1, embedding=16)
+    torch.nn.init.normal_(denoiser.head.weight, std=0.02)
+    folder = GOLDEN / "diffc-model"
+    denoiser.save_pretrained(folder)
+    (folder / "prior.json").write_text('{"log_snr": [13.0, -8.0]}\n')
+    levels = [600, 500, 420, 350, 300, 260]
+    mse = measure(load_model(folder, device="cpu"), [photo], [1000, *levels[:-1]]).mean(0)
+    table = {"presets": [{"name": "default", "levels": levels, "mse": [float(f"{m:.5g}") for m in mse]}]}
+    (folder / "calibration.json").write_text(json.dumps(table) + "\n")
+    network = ScoreNetConfig(
+        embedding_dim=8, norm_groups=4, mid_attention=False, use_fourier_features=False, patch_size=2,
+        preconditioned=True,
+    )  # fmt: skip
+    UQDM(network, ScheduleConfig(-12.0, 6.0), n_steps=3).save_folder(GOLDEN / "uqdm-model")
+    for file, name, options, request in FILES:
+        codec = build(name, options)
+        stream = codec.encode(photo, **request)
+        (GOLDEN / file).write_bytes(container.write(stream, codec))
+        save_image(codec.decode(stream), (GOLDEN / file).with_suffix(".png"))
+
+
+@pytest.mark.parametrize(("file", "name", "options", "request_"), FILES)
+def test_decodes(file: str, name: str, options: dict[str, Any], request_: dict[str, Any]) -> None:
+    codec = build(name, options)
+    data = (GOLDEN / file).read_bytes()
+    image = codec.decode(container.read(data, codec))
+    expected = read_image((GOLDEN / file).with_suffix(".png"))
+    if request_.get("lossless"):
+        assert torch.equal(image, read_image(GOLDEN / "photo.png"))
+    assert int((image.int() - expected.int()).abs().max()) <= (0 if request_.get("lossless") else 2)
+    # the encoder of today still writes what it wrote then, or at least no more
+    assert len(container.write(codec.encode(read_image(GOLDEN / "photo.png"), **request_), codec)) <= len(data) + 8
