@@ -24,6 +24,11 @@ from diffpress.evaluation.metrics import psnr
 from diffpress.lightning_modules import load_model
 
 
+def mean_at(curves: list[dict], rate: float) -> float:
+    """PSNR in dB at `rate` bpp, interpolated on each image's curve, averaged over images."""
+    return float(np.mean([np.interp(rate, curve["bpp"], curve["psnr"]) for curve in curves]))
+
+
 def main(
     data: str,
     out: Path = Path("kodak_prefixes.json"),
@@ -62,7 +67,13 @@ def main(
         at = [f"{np.interp(rate, curve['bpp'], curve['psnr']):.2f}" for rate in rates]
         print(f"{path.name}: {' '.join(at)} dB, rising: {rising}, {seconds[0]:.1f} s, {seconds[1]:.1f} s", flush=True)
         out.write_text(json.dumps(curves))
-    means = [np.mean([np.interp(rate, curve["bpp"], curve["psnr"]) for curve in curves]) for rate in rates]
+    grid = [rate for rate in (0.05, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 0.65, 0.8, 0.95) if rate <= 0.97 * bpp]
+    results = {"bpp": grid, "psnr-rgb": [mean_at(curves, rate) for rate in grid]}
+    results |= {f"{side}oding_time": [float(np.mean([c[f"{side}ode_s"] for c in curves]))] for side in ("enc", "dec")}
+    description = f"{len(curves)} images, prefixes of one {bpp} bpp file each, interpolated"
+    summary = {"name": f"DiffC, {preset}, {coder}", "description": description, "results": results}
+    out.with_suffix(".compressai.json").write_text(json.dumps(summary, indent=1))
+    means = [mean_at(curves, rate) for rate in rates]
     for rate, mean in zip(rates, means, strict=True):
         print(f"{rate} bpp: {mean:.2f} dB")
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from ..codecs import Codec, CodecError, codec_names, external, get_codec
+from ..codecs import Codec, CodecError, codec_names, get_codec
 from ..lightning_modules import find_model, load_model
 
-__all__ = ["GRIDS", "CodecSpec", "Grid", "external", "parse_specs", "point_name"]  # external registers its codecs
+__all__ = ["GRIDS", "CodecSpec", "Grid", "parse_specs", "point_name"]
 
 Value = float | int | str
 LOSSLESS = "lossless"
