@@ -19,7 +19,7 @@ from .base import CodecError
 from .reverse_channel import ReverseChannelCoder, get_coder
 
 CODERS = ("pfr", "trellis")
-# PFR as published (truncated search, 14-bit chunks, 2^16 candidates, Zipf): the scheme to compare with, and searchable in
+# PFR as published (truncated search, 14-bit chunks, 2^16 candidates, Zipf): the scheme to compare with, searchable in
 # seconds where an exact search over the thousands of chunks of a photo takes hours.  Part of the file format.
 CODER_OPTIONS: dict[str, dict[str, Any]] = {
     "pfr": {"mode": "truncated", "candidates": 1 << 16, "index_model": "zipf"},
