@@ -95,7 +95,7 @@ def _python(command: str, *arguments: str) -> float:
 
 
 def _picture(original: torch.Tensor, results: list[Result], path: Path) -> None:
-    figure, axes = pyplot.subplots(1, 1 + len(results), figsize=(3 * (1 + len(results)), 3.4), layout="constrained")
+    figure, axes = pyplot.subplots(1, 1 + len(results), figsize=(3 * (1 + len(results)), 3.7), layout="constrained")
     labels = ["original", *(f"{r.label}\n{r.size} bytes, {psnr(r.image, original):.1f} dB" for r in results[:-1]),
               f"{results[-1].label}\n{results[-1].size} bytes"]
     for axis, label, image in zip(axes, labels, [original, *(r.image for r in results)], strict=True):
