@@ -112,6 +112,7 @@ def assert_size_is_the_schedules(codec: Any, data: bytes) -> None:
         bits = codec.chain.budget(plan, state, target, code)
         segment = stream.segments[step][lead if step == 0 else 0 :]
         size = get_coder("trellis").payload_size(segment, state.z.numel(), bits, step)
+        assert size == len(segment)  # what is sent is exactly what the schedule announces
         assert 8 * size == pytest.approx(bits, rel=0.15, abs=24)  # the trellis needs more where d is small
         total, level = total + size, target
     assert sum(map(len, stream.segments)) == total
