@@ -67,16 +67,15 @@ class Backend(Protocol):
         ...
 
     def trellis_search(
-        self, scores: Tensor, lengths: Tensor, labels: Tensor, constraint_length: int, k: int, flush: int
+        self, scores: Tensor, lengths: Tensor, constraint_length: int, k: int, flush: int
     ) -> tuple[Tensor, Tensor]:
-        """Viterbi search of several shift-register trellises; trellis.py says how branches are named.
+        """Viterbi search of several shift-register trellises; trellis.py says how branches are labelled.
 
-        scores   float32 [T, N, M]: score of label m at a stage of trellis t
-        lengths  int64 [T]: stages of each trellis, at most N; what lies behind is ignored
-        labels   int64 [2^(L + k)]: the label of every branch
+        scores   int16 [N, M]: score of label m at a stage, at most trellis.max_score in absolute value; the stages of
+                 all trellises one behind the other, M a power of two
+        lengths  int64 [T], on the CPU: stages of each trellis, N together
         flush    the last stages of each trellis shift in zeros instead of free symbols
-        Start state 0, free end.  Returns (symbols uint8 [T, N], 0 behind the end; metric float32 [T]) of the path of
-        largest sum, added in float32 from the first stage on; among equal predecessors the lowest oldest symbol wins,
-        among equal final states the lowest.
+        Start state 0, free end.  Returns (symbols uint8 [N], sum int64 [T]) of the path of largest sum; among equal
+        predecessors the one of lowest oldest symbol wins, among equal final states the lowest.
         """
         ...

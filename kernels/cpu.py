@@ -81,13 +81,12 @@ class CpuBackend:
         return best, index
 
     def trellis_search(
-        self, scores: Tensor, lengths: Tensor, labels: Tensor, constraint_length: int, k: int, flush: int
+        self, scores: Tensor, lengths: Tensor, constraint_length: int, k: int, flush: int
     ) -> tuple[Tensor, Tensor]:
         """See Backend.trellis_search."""
-        shape = (constraint_length, k, flush)
-        arrays = scores.cpu().numpy(), lengths.cpu().numpy(), labels.cpu().numpy()
-        path, metric = search_many(*arrays, *shape, threads=torch.get_num_threads())
-        return torch.from_numpy(path).to(self.device), torch.from_numpy(metric).to(self.device)
+        arrays = scores.cpu().numpy(), lengths.numpy()
+        path, total = search_many(*arrays, constraint_length, k, flush, threads=torch.get_num_threads())
+        return torch.from_numpy(path).to(self.device), torch.from_numpy(total).to(self.device)
 
     def _words_on_device(self, key: int, stream: int, counters: Tensor) -> Tensor:
         low, high = split64(stream)

@@ -18,7 +18,7 @@ from torch import Tensor
 from .base import KernelError
 from .cpu import CpuBackend
 from .normal import normal_table_on
-from .trellis import check
+from .trellis import check, label_steps
 
 THREADS = 256
 TILE = 256  # candidates per block of the fused search
@@ -105,33 +105,35 @@ class CudaBackend(CpuBackend):
         return scores
 
     def trellis_search(
-        self, scores: Tensor, lengths: Tensor, labels: Tensor, constraint_length: int, k: int, flush: int
+        self, scores: Tensor, lengths: Tensor, constraint_length: int, k: int, flush: int
     ) -> tuple[Tensor, Tensor]:
         """See Backend.trellis_search."""
-        check(tuple(scores.shape), lengths.cpu().numpy(), len(labels), constraint_length, k)
-        trellises, stages, width = scores.shape
-        states = 1 << constraint_length
-        symbols = torch.zeros((trellises, stages), dtype=torch.uint8, device=self.device)
-        metric = torch.empty(trellises, device=self.device)
+        check(tuple(scores.shape), lengths.numpy(), constraint_length, k)
+        states, labels = 1 << constraint_length, scores.shape[1]
+        symbols = torch.zeros(len(scores), dtype=torch.uint8, device=self.device)
+        total = torch.zeros(len(lengths), dtype=torch.int64, device=self.device)
         kernel = _kernel("trellis.cu", "trellis_search", (f"-DK={k}",))
-        limit = self._cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"] - 16 * 1024
+        limit = self._cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"] - 24 * 1024
         in_shared = 4 * states <= limit
         if in_shared:
             kernel.max_dynamic_shared_size_bytes = 4 * states
-        scores, lengths, small = scores.contiguous(), lengths.contiguous(), labels.to(torch.int32)
-        together = max(1, SCRATCH // (stages * states))
-        for first in range(0, trellises, together):
-            part = slice(first, min(first + together, trellises))
-            count = part.stop - part.start
-            spare = torch.empty(1 if in_shared else count * states, device=self.device)
-            decisions = torch.empty(count * stages * states, dtype=torch.uint8, device=self.device)
+        scores = scores.contiguous()
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+        edges, first = starts.to(self.device), 0
+        while first < len(lengths):
+            row = int(starts[first])
+            last = max(first + 1, int((starts <= row + SCRATCH // states).sum()) - 1)  # trellises that fit the scratch
+            count, rows = last - first, int(starts[last]) - row
+            spare = torch.empty(1 if in_shared else count * states, dtype=torch.int32, device=self.device)
+            decisions = torch.empty(rows * states, dtype=torch.uint8, device=self.device)
             arguments = (
-                *(scores[part], lengths[part], small, stages, width),
+                *(scores, edges[first : last + 1], labels, *label_steps(labels)),
                 *(self._cupy.int32(x) for x in (constraint_length, flush, in_shared)),
-                *(spare, decisions, symbols[part], metric[part]),
+                *(spare, decisions, symbols, total[first:last]),
             )
             self._call(kernel, (count,), 1024, 4 * states if in_shared else 0, arguments)
-        return symbols, metric
+            first = last
+        return symbols, total
 
     def _launch(self, kernel: tuple[str, str], threads: int, *arguments: Any) -> None:
         """One thread per item."""

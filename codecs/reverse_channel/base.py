@@ -6,9 +6,11 @@ in about KL(q || p) bits (Theis et al., "Lossy compression with Gaussian diffusi
 
 from __future__ import annotations
 
+import abc
 import math
 import numbers
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...kernels import Backend, CpuBackend, get_backend
+from .batch import Work, run
 
 Vector = NDArray[np.float32] | Tensor
 Buffer = bytes | bytearray | memoryview
@@ -74,14 +77,32 @@ class ReverseChannelCoder(Protocol):
     def encode_many(
         self, mus: Sequence[Vector], bits: Sequence[float], keys: Sequence[int]
     ) -> list[tuple[bytes, Vector]]:
-        """`encode` for several steps or images."""
+        """`encode` for several steps or images, in few large searches; payloads and samples as from `encode`, unless
+        the rounding of a larger matrix product moves a choice between candidates that are as good as equal.
+        """
         ...
 
     def decode_many(
-        self, payloads: Sequence[Buffer], sizes: Sequence[int], bits: Sequence[float], keys: Sequence[int]
+        self, payloads: Sequence[Buffer], sizes: Sequence[int], bits: Sequence[float], keys: Sequence[int],
+        *, like: Vector | None = None,
     ) -> list[Vector]:
         """`decode` for several steps or images."""
         ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: its size d, KL budget in bits, key, and the kernels that code it."""
+
+    size: int
+    bits: float
+    key: int
+    backend: Backend
+
+    @classmethod
+    def of(cls, size: int, bits: float, key: int, device: torch.device) -> Step:
+        """A step on a device; raises InputError if a number is not acceptable."""
+        return cls(*check_step(size, bits, key), backend_for(device))
 
 
 def check_step(size: int, bits: float, key: int) -> tuple[int, float, int]:
@@ -134,6 +155,47 @@ def backend_for(device: torch.device) -> Backend:
         backend = get_backend()
         return backend if backend.name == "cuda" else CpuBackend(device)
     return CpuBackend(device)
+
+
+class Coder(abc.ABC):
+    """The calls of ReverseChannelCoder that are the same for every coder: arguments checked, many steps at once."""
+
+    def encode(self, mu: Vector, bits: float, key: int) -> tuple[bytes, Vector]:
+        """See ReverseChannelCoder.encode."""
+        return self.encode_many([mu], [bits], [key])[0]
+
+    def encode_many(
+        self, mus: Sequence[Vector], bits: Sequence[float], keys: Sequence[int]
+    ) -> list[tuple[bytes, Vector]]:
+        """See ReverseChannelCoder.encode_many."""
+        check_lengths(mus, bits, keys)
+        works = []
+        for mu, budget, key in zip(mus, bits, keys, strict=True):
+            tensor = as_tensor(mu)
+            works.append(self._encode(tensor, Step.of(len(tensor), budget, key, tensor.device)))
+        return [(payload, as_kind(x, mu)) for (payload, x), mu in zip(run(works), mus, strict=True)]
+
+    def decode(
+        self, payload: Buffer, size: int, bits: float, key: int, *, like: Vector | None = None
+    ) -> Vector:
+        """See ReverseChannelCoder.decode."""
+        return as_kind(self._decode(payload, Step.of(size, bits, key, device_of(like))), like)
+
+    def decode_many(
+        self, payloads: Sequence[Buffer], sizes: Sequence[int], bits: Sequence[float], keys: Sequence[int],
+        *, like: Vector | None = None,
+    ) -> list[Vector]:
+        """See ReverseChannelCoder.decode_many; nothing is searched, so one step after the other."""
+        check_lengths(payloads, sizes, bits, keys)
+        return [self.decode(*step, like=like) for step in zip(payloads, sizes, bits, keys, strict=True)]
+
+    @abc.abstractmethod
+    def _encode(self, mu: Tensor, step: Step) -> Work[tuple[bytes, Tensor]]:
+        """(payload, sample float32 [d] on the device of mu), as work for `batch.run`."""
+
+    @abc.abstractmethod
+    def _decode(self, payload: Buffer, step: Step) -> Tensor:
+        """The sample float32 [d] on the step's device; raises PayloadError."""
 
 
 def check_lengths(*lists: Sequence[object]) -> None:

@@ -7,12 +7,15 @@ the law of a longer codeword, and the codebook stays small however many coordina
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from ...kernels import Backend
+from .batch import Work, run
 
 MAX_WIDTH = 512  # columns of a codebook; a multiple of 8, the normals in one counter
 SLAB = 1 << 25  # block scores held at once, 128 MiB
@@ -65,6 +68,38 @@ class Layout:
         return padded.reshape(-1)[self.positions().to(padded.device)]
 
 
+@dataclass(frozen=True, eq=False)
+class Product:
+    """Asks for the products [R, K] of rows [R, w] with the first w columns of a matrix [K, ...]."""
+
+    backend: Backend
+    matrix: Tensor
+    rows: Tensor
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """See batch.Request: products with one matrix, or with left parts of it, are one."""
+        return self.matrix.device, self.matrix.data_ptr(), len(self.matrix)
+
+    @property
+    def nbytes(self) -> int:
+        """See batch.Request: that of the answer."""
+        return 4 * len(self.rows) * len(self.matrix)
+
+    def answer(self, requests: Sequence[Product]) -> list[Tensor]:
+        """See batch.Request."""
+        if len(requests) == 1:
+            return [self.backend.codebook_scores(self.matrix, self.rows)]
+        widest = max(requests, key=lambda request: request.matrix.shape[1])
+        rows = torch.zeros(sum(len(r.rows) for r in requests), widest.matrix.shape[1], device=self.rows.device)
+        edges = [0]
+        for request in requests:
+            edges.append(edges[-1] + len(request.rows))
+            rows[edges[-2] : edges[-1], : request.rows.shape[1]] = request.rows
+        product = self.backend.codebook_scores(widest.matrix, rows)
+        return [product[first:last] for first, last in pairwise(edges)]
+
+
 @dataclass(frozen=True)
 class Codebook:
     """`size` Gaussian codewords for the rows of a layout, drawn from Philox (key, stream)."""
@@ -87,10 +122,15 @@ class Codebook:
 
     def scores(self, matrix: Tensor, blocks: Tensor) -> Tensor:
         """<mu_r, z_i> for all codewords: blocks float32 [R, blocks, width] -> float32 [R, size]."""
+        return run([self.scoring(matrix, blocks)])[0]
+
+    def scoring(self, matrix: Tensor, blocks: Tensor) -> Work[Tensor]:
+        """`scores` as work: steps that share a matrix share its products."""
         total: Tensor | None = None
         for first in range(0, self.blocks, step := max(1, SLAB // (self.size * len(blocks)))):
             slab = blocks[:, first : first + step].transpose(0, 1)  # one product for as many blocks as memory allows
-            parts = self.backend.codebook_scores(matrix, slab.reshape(-1, self.width)).view(*slab.shape[:2], self.size)
+            product: Tensor = yield Product(self.backend, matrix, slab.reshape(-1, self.width))
+            parts = product.view(*slab.shape[:2], self.size)
             for b, part in enumerate(parts, first):
                 shift = b * STEP % self.size
                 if total is None:

@@ -11,9 +11,7 @@ draws unrelated, and a function of the key where they are not.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +20,7 @@ from torch import Tensor
 
 from ...kernels import Backend
 from . import base
+from .batch import Work
 from .layout import Codebook, Layout
 from .prefix_code import MODELS, IndexCode, IndexModel, index_code
 from .rotation import rotate, rotate_back
@@ -64,7 +63,7 @@ class Chunks:
 
 
 @dataclass(frozen=True)
-class PfrCoder:
+class PfrCoder(base.Coder):
     """``get_coder("pfr")``; see base.ReverseChannelCoder for the calls.
 
     mode         "exact": search until no later candidate is expected to win, or `candidates` are through;
@@ -100,29 +99,20 @@ class PfrCoder:
         if self.variance not in ("calibrated", "unit"):
             raise base.InputError("the variance must be 'calibrated' or 'unit'")
 
-    def encode(self, mu: base.Vector, bits: float, key: int) -> tuple[bytes, base.Vector]:
-        """See ReverseChannelCoder.encode."""
-        tensor = base.as_tensor(mu)
-        size, bits, key = base.check_step(len(tensor), bits, key)
-        backend = base.backend_for(tensor.device)
-        chunks = self._chunks(size, bits)
-        target = chunks.layout.pad(rotate(tensor, _rotation(backend, size, key)))
-        index = self._search(backend, chunks, target, key)
+    def _encode(self, mu: Tensor, step: base.Step) -> Work[tuple[bytes, Tensor]]:
+        chunks = self._chunks(step.size, step.bits)
+        target = chunks.layout.pad(rotate(mu, _rotation(step.backend, step.size, step.key)))
+        index = yield from self._search(step.backend, chunks, target, step.key)
         payload = self._code(chunks).encode(index.tolist())
-        return payload, base.as_kind(self._sample(backend, chunks, index, size, key), mu)
+        return payload, self._sample(step.backend, chunks, index, step.size, step.key)
 
-    def decode(
-        self, payload: base.Buffer, size: int, bits: float, key: int, *, like: base.Vector | None = None
-    ) -> base.Vector:
-        """See ReverseChannelCoder.decode."""
-        size, bits, key = base.check_step(size, bits, key)
-        chunks = self._chunks(size, bits)
+    def _decode(self, payload: base.Buffer, step: base.Step) -> Tensor:
+        chunks = self._chunks(step.size, step.bits)
         indices, used = self._code(chunks).decode(payload, chunks.count)
         if len(payload) != -(-used // 8):
             raise base.PayloadError(f"the payload of this step has {-(-used // 8)} bytes, not {len(payload)}")
-        backend = base.backend_for(base.device_of(like))
-        index = torch.tensor(indices, dtype=torch.int64, device=backend.device)
-        return base.as_kind(self._sample(backend, chunks, index, size, key), like)
+        index = torch.tensor(indices, dtype=torch.int64, device=step.backend.device)
+        return self._sample(step.backend, chunks, index, step.size, step.key)
 
     def payload_size(self, buffer: base.Buffer, size: int, bits: float, key: int) -> int:
         """See ReverseChannelCoder.payload_size."""
@@ -140,24 +130,6 @@ class PfrCoder:
         chunks = self._chunks(size, bits)
         return self._code(chunks).decode(payload, chunks.count)[1]
 
-    def encode_many(
-        self, mus: Sequence[base.Vector], bits: Sequence[float], keys: Sequence[int]
-    ) -> list[tuple[bytes, base.Vector]]:
-        """`encode` for several steps or images; they share the codebook, which is drawn once."""
-        base.check_lengths(mus, bits, keys)
-        return [self.encode(*step) for step in zip(mus, bits, keys, strict=True)]
-
-    def decode_many(
-        self,
-        payloads: Sequence[base.Buffer],
-        sizes: Sequence[int],
-        bits: Sequence[float],
-        keys: Sequence[int],
-    ) -> list[base.Vector]:
-        """`decode` for several steps or images."""
-        base.check_lengths(payloads, sizes, bits, keys)
-        return [self.decode(*step) for step in zip(payloads, sizes, bits, keys, strict=True)]
-
     def _chunks(self, size: int, bits: float) -> Chunks:
         count = min(size, math.ceil(bits / self.chunk_bits))
         kl = bits / count
@@ -171,7 +143,7 @@ class PfrCoder:
     def _code(self, chunks: Chunks) -> IndexCode:
         return index_code(self.index_model, chunks.kl, chunks.candidates)
 
-    def _search(self, backend: Backend, chunks: Chunks, target: Tensor, key: int) -> Tensor:
+    def _search(self, backend: Backend, chunks: Chunks, target: Tensor, key: int) -> Work[Tensor]:
         """Index of the winning candidate of each chunk, int64 [n]."""
         v = chunks.variance
         shrink = 1.0 - 1.0 / v
@@ -199,7 +171,9 @@ class PfrCoder:
                 )
                 top, where = top[active], where[active]
             else:
-                top, where = self._best_of_rounds(backend, chunks, scaled, active, number, log_times, key)
+                top, where = yield from self._best_of_rounds(
+                    backend, chunks, scaled, active, number, log_times, key
+                )
             better = top > best[active]
             index[active] = torch.where(better, where + first, index[active])
             best[active] = torch.where(better, top, best[active])
@@ -221,7 +195,7 @@ class PfrCoder:
         number: int,
         log_times: Tensor,
         key: int,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Work[tuple[Tensor, Tensor]]:
         """(score, candidate from round `number` on) of the best candidate for each active chunk.
 
         All rounds that log_times covers are scored at once: another round is another row of signs.
@@ -242,7 +216,7 @@ class PfrCoder:
             for part in pairs.split(max(1, SCORES // (chunks.round * layout.blocks))):
                 r, chunk = part.unbind(1)
                 signs = backend.sign_rows(key, SIGNS, (number + r) * chunks.count + chunk, width)
-                scores = codebook.scores(matrix, scaled[chunk] * signs.view(shape))
+                scores = yield from codebook.scoring(matrix, scaled[chunk] * signs.view(shape))
                 scores.sub_(energy[which[chunk]]).sub_(log_times[r])
                 top, where = scores.max(1)
                 tops.append(top)
@@ -291,19 +265,20 @@ def _codebook(backend: Backend, chunks: Chunks, number: int, key: int) -> Codebo
     return Codebook(backend, key, CODEBOOK + number, chunks.round, layout.blocks, layout.width)
 
 
-@lru_cache(maxsize=1)
-def _constant_matrix(name: str, device: torch.device, size: int, width: int) -> Tensor:
-    backend = base.backend_for(device)
-    assert backend.name == name
-    return Codebook(backend, 0, CODEBOOK, size, 1, width).matrix()
+_constant: dict[tuple[torch.device, int], Tensor] = {}  # the widest matrix of each number of rows that was asked for
 
 
 def _matrix(backend: Backend, codebook: Codebook) -> Tensor:
-    """The codebook's matrix; the constant one is drawn once (at most 128 MiB)."""
-    if codebook.key == 0 and codebook.stream == CODEBOOK:
+    """The codebook's matrix; the constant one is drawn once (at most 128 MiB), for chunks of all widths and steps."""
+    if codebook.key or codebook.stream != CODEBOOK:
+        return codebook.matrix()
+    place = backend.device, codebook.size
+    known = _constant.get(place)
+    if known is None or known.shape[1] < codebook.width:
+        _constant.clear()
         width = -(-codebook.width // 64) * 64
-        return _constant_matrix(backend.name, backend.device, codebook.size, width)[:, : codebook.width]
-    return codebook.matrix()
+        known = _constant[place] = Codebook(backend, 0, CODEBOOK, codebook.size, 1, width).matrix()
+    return known[:, : codebook.width]
 
 
 def _arrivals(backend: Backend, key: int, number: int, count: int, now: float) -> Tensor:

@@ -15,23 +15,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...kernels import Backend
+from ...kernels.trellis import max_score, path_labels
 from . import base
+from .batch import Work
 from .layout import Codebook, Layout
 from .rotation import rotate, rotate_back
-from .trellis_plan import Layer, Plan, branch_labels, make_plan, path_labels
+from .trellis_plan import Group, Layer, Plan, make_plan
 
 # Streams of the step's key.  Layer l of a step adds l to the last two.
 DITHER, ROTATION, CODEBOOK, SIGNS = (tag << 32 for tag in range(1, 5))
 
 
 @dataclass(frozen=True)
-class TrellisCoder:
+class TrellisCoder(base.Coder):
     """``get_coder("trellis")``; see base.ReverseChannelCoder for the calls.
 
-    constraint_length  L, bits of the register, 4 <= L <= 20, a multiple of k; None: the largest that keeps a step cheap
+    constraint_length  L, bits of the register, 4 <= L <= 18, a multiple of k; None: the largest that keeps a step cheap
     k                  bits per stage: 1, 2 or 4
     labels             codewords of a stage, a power of two, in antipodal pairs; the 2^(L + k) branches share them
     variance           "calibrated": v = 2^(2 bits / d); "unit": v = 1
@@ -47,50 +50,38 @@ class TrellisCoder:
         if self.k not in (1, 2, 4):
             raise base.InputError("k must be 1, 2 or 4 bits per stage")
         length = self.constraint_length
-        if length is not None and (not 4 <= length <= 20 or length % self.k):
-            raise base.InputError("the constraint length must lie between 4 and 20 and be a multiple of k")
+        if length is not None and (not 4 <= length <= 18 or length % self.k):
+            raise base.InputError("the constraint length must lie between 4 and 18 and be a multiple of k")
         if self.labels < 2 or self.labels > 1 << 16 or self.labels & (self.labels - 1):
             raise base.InputError("the number of labels must be a power of two between 2 and 65536")
         if self.variance not in ("calibrated", "unit"):
             raise base.InputError("the variance must be 'calibrated' or 'unit'")
 
-    def encode(self, mu: base.Vector, bits: float, key: int) -> tuple[bytes, base.Vector]:
-        """See ReverseChannelCoder.encode."""
-        tensor = base.as_tensor(mu)
-        size, bits, key = base.check_step(len(tensor), bits, key)
-        backend = base.backend_for(tensor.device)
-        plan = self._plan(size, bits, key)
-        signs = backend.sign_rows(key, ROTATION, torch.zeros(1, dtype=torch.int64, device=backend.device), size)[0]
-        target = rotate(tensor, signs)
+    def _encode(self, mu: Tensor, step: base.Step) -> Work[tuple[bytes, Tensor]]:
+        plan = self._plan(step.size, step.bits, step.key)
+        signs = _signs(step, ROTATION)
+        target = rotate(mu, signs)
         total = torch.zeros_like(target)
-        payload = bytearray()
+        payload = b""
         for index, layer in enumerate(plan.layers):
-            part, sample = self._encode_layer(backend, plan, index, layer, target * layer.gain, key)
+            part, sample = yield from self._encode_layer(step, plan, index, layer, target * layer.gain)
             payload += part
             sample.mul_(layer.noise)
             total.add_(sample * layer.weight)
             target = (target - sample) * layer.shrink
-        return bytes(payload), base.as_kind(rotate_back(total, signs), mu)
+        return payload, rotate_back(total, signs)
 
-    def decode(
-        self, payload: base.Buffer, size: int, bits: float, key: int, *, like: base.Vector | None = None
-    ) -> base.Vector:
-        """See ReverseChannelCoder.decode."""
-        size, bits, key = base.check_step(size, bits, key)
-        plan = self._plan(size, bits, key)
+    def _decode(self, payload: base.Buffer, step: base.Step) -> Tensor:
+        plan = self._plan(step.size, step.bits, step.key)
         if len(payload) != plan.bytes:
             raise base.PayloadError(f"the payload of this step has {plan.bytes} bytes, not {len(payload)}")
-        backend = base.backend_for(base.device_of(like))
-        signs = backend.sign_rows(key, ROTATION, torch.zeros(1, dtype=torch.int64, device=backend.device), size)[0]
-        total = torch.zeros(size, device=backend.device)
-        start = 0
+        total = torch.zeros(step.size, device=step.backend.device)
+        data, start = np.frombuffer(bytes(payload), np.uint8), 0
         for index, layer in enumerate(plan.layers):
-            part = bytes(payload[start : start + layer.bytes])
+            sample = self._decode_layer(step, plan, index, layer, data[start : start + layer.bytes])
             start += layer.bytes
-            sample = self._decode_layer(backend, plan, index, layer, part, key)
-            sample.mul_(layer.noise)
-            total.add_(sample * layer.weight)
-        return base.as_kind(rotate_back(total, signs), like)
+            total.add_(sample.mul_(layer.noise) * layer.weight)
+        return rotate_back(total, _signs(step, ROTATION))
 
     def payload_size(self, buffer: base.Buffer, size: int, bits: float, key: int) -> int:
         """See ReverseChannelCoder.payload_size; a function of size, bits and key alone."""
@@ -105,86 +96,123 @@ class TrellisCoder:
         """Length in bits; every bit of every byte is used."""
         return 8 * len(payload)
 
-    def encode_many(
-        self, mus: Sequence[base.Vector], bits: Sequence[float], keys: Sequence[int]
-    ) -> list[tuple[bytes, base.Vector]]:
-        """`encode` for several steps or images."""
-        base.check_lengths(mus, bits, keys)
-        return [self.encode(*step) for step in zip(mus, bits, keys, strict=True)]
-
-    def decode_many(
-        self,
-        payloads: Sequence[base.Buffer],
-        sizes: Sequence[int],
-        bits: Sequence[float],
-        keys: Sequence[int],
-    ) -> list[base.Vector]:
-        """`decode` for several steps or images."""
-        base.check_lengths(payloads, sizes, bits, keys)
-        return [self.decode(*step) for step in zip(payloads, sizes, bits, keys, strict=True)]
-
     def _plan(self, size: int, bits: float, key: int) -> Plan:
         word = base.backend_for(torch.device("cpu")).random_words(key, DITHER, torch.zeros(1, dtype=torch.int64))[0, 0]
         return make_plan(size, bits, int(word) / 2.0**32, self.constraint_length, self.k, self.variance)
 
-    def _codebook(self, backend: Backend, index: int, layout: Layout, key: int) -> Codebook:
-        return Codebook(backend, key, CODEBOOK + index, self.labels // 2, layout.blocks, layout.width)
-
-    def _signs(self, backend: Backend, index: int, size: int, key: int) -> Tensor:
-        return backend.sign_rows(key, SIGNS + index, torch.zeros(1, dtype=torch.int64, device=backend.device), size)[0]
+    def _codebook(self, step: base.Step, index: int, layout: Layout) -> Codebook:
+        return Codebook(step.backend, step.key, CODEBOOK + index, self.labels // 2, layout.blocks, layout.width)
 
     def _encode_layer(
-        self, backend: Backend, plan: Plan, index: int, layer: Layer, mu: Tensor, key: int
-    ) -> tuple[bytes, Tensor]:
+        self, step: base.Step, plan: Plan, index: int, layer: Layer, mu: Tensor
+    ) -> Work[tuple[bytes, Tensor]]:
         """Payload and sample ~ N(mu, I) of one layer, in rotated coordinates."""
         if layer.bytes == 0:
-            return b"", self._decode_layer(backend, plan, index, layer, b"", key)
-        signs = self._signs(backend, index, plan.size, key)
-        payload = bytearray()
-        branches = branch_labels(plan.constraint_length, self.k, self.labels).to(backend.device)
+            return b"", self._decode_layer(step, plan, index, layer, np.zeros(0, np.uint8))
         deviation = math.sqrt(layer.variance)
+        sample = _signs(step, SIGNS + index)
+        target = (mu * sample).mul_(deviation)
+        payload = b""
         matrix: Tensor | None = None
         for group in layer.groups(plan, self.labels):
-            codebook = self._codebook(backend, index, group.layout, key)
+            codebook = self._codebook(step, index, group.layout)
             if matrix is None or matrix.shape[1] != codebook.width:
                 matrix = codebook.matrix()
-            part = (mu[group.coordinates] * signs[group.coordinates]).mul_(deviation)
-            scores = codebook.scores(matrix, group.layout.pad(part))
-            scores = torch.cat([scores, -scores], 1)
-            if layer.variance != 1.0:
-                distinct, where = torch.unique(group.layout.lengths, return_inverse=True)
-                energy = codebook.energies(matrix, distinct) * (0.5 * (layer.variance - 1.0))
-                scores.view(len(scores), 2, -1).sub_(energy[where.to(energy.device), None])
-            rows = group.stage_rows().to(backend.device)
-            stages = torch.tensor(group.stages, device=backend.device)
-            symbols, _ = backend.trellis_search(
-                scores[rows], stages, branches, plan.constraint_length, self.k, plan.flush
-            )
-            payload += group.pack(symbols.cpu().numpy())
-        return bytes(payload), self._decode_layer(backend, plan, index, layer, bytes(payload), key)
+            scores = yield from codebook.scoring(matrix, group.layout.pad(target[group.coordinates]))
+            limit = max_score(plan.constraint_length, self.k)
+            whole = _quantised(scores, codebook, matrix, group.layout, layer.variance, limit)
+            del scores  # the search may wait for those of other steps
+            symbols = yield Search(step.backend, whole, group.stages, plan.constraint_length, self.k, plan.flush)
+            payload += group.pack(symbols)
+            sample[group.coordinates] *= self._words(plan, group, codebook, symbols, matrix)
+        return payload, sample.mul_(deviation)
 
     def _decode_layer(
-        self, backend: Backend, plan: Plan, index: int, layer: Layer, payload: bytes, key: int
+        self, step: base.Step, plan: Plan, index: int, layer: Layer, payload: NDArray[np.uint8]
     ) -> Tensor:
         """The layer's sample, in rotated coordinates."""
         deviation = math.sqrt(layer.variance)
         if layer.bytes == 0:  # nothing is sent: a shared draw from p
-            row = torch.zeros(1, dtype=torch.int64, device=backend.device)
-            return backend.normal_rows(key, CODEBOOK + index, row, plan.size)[0].mul_(deviation)
-        sample = self._signs(backend, index, plan.size, key)
+            row = torch.zeros(1, dtype=torch.int64, device=step.backend.device)
+            return step.backend.normal_rows(step.key, CODEBOOK + index, row, plan.size)[0].mul_(deviation)
+        sample = _signs(step, SIGNS + index)
         start = 0
         for group in layer.groups(plan, self.labels):
             end = start + sum(group.bytes)
-            symbols = group.unpack(np.frombuffer(payload[start:end], np.uint8))
+            codebook = self._codebook(step, index, group.layout)
+            few = 2 * int(group.stages.sum()) * group.layout.blocks < self.labels
+            matrix = None if few else codebook.matrix()
+            sample[group.coordinates] *= self._words(plan, group, codebook, group.unpack(payload[start:end]), matrix)
             start = end
-            chosen = path_labels(symbols, plan.constraint_length, self.k, self.labels)
-            codebook = self._codebook(backend, index, group.layout, key)
-            chosen = chosen.to(backend.device)
-            few = 2 * chosen.numel() * group.layout.blocks < self.labels
-            words = codebook.codewords(chosen % codebook.size, None if few else codebook.matrix())
-            words *= (1.0 - 2.0 * (chosen >= codebook.size))[:, None, None]
-            sample[group.coordinates] *= group.layout.unpad(words)
         return sample.mul_(deviation)
+
+    def _words(
+        self, plan: Plan, group: Group, codebook: Codebook, symbols: NDArray[Any], matrix: Tensor | None
+    ) -> Tensor:
+        """The codewords along the paths of a group, float32 [its coordinates]."""
+        chosen = path_labels(symbols.astype(np.int64), group.stages, plan.constraint_length, self.k, self.labels)
+        label = torch.from_numpy(chosen).to(codebook.backend.device)
+        words = codebook.codewords(label % codebook.size, matrix)
+        words *= (1.0 - 2.0 * (label >= codebook.size))[:, None, None]  # labels come in antipodal pairs
+        return group.layout.unpad(words)
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """Asks for the best paths (symbols uint8 [N], NumPy) through trellises; arguments as in Backend.trellis_search."""
+
+    backend: Backend
+    scores: Tensor
+    lengths: NDArray[np.int64]
+    constraint_length: int
+    k: int
+    flush: int
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """See batch.Request."""
+        return self.backend.device, self.constraint_length, self.k, self.flush, self.scores.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """See batch.Request."""
+        return self.scores.nbytes
+
+    def answer(self, requests: Sequence[Search]) -> list[NDArray[np.uint8]]:
+        """See batch.Request: all trellises in one search."""
+        scores = torch.cat([request.scores for request in requests]) if len(requests) > 1 else self.scores
+        lengths = torch.from_numpy(np.concatenate([request.lengths for request in requests]))
+        symbols, _ = self.backend.trellis_search(scores, lengths, self.constraint_length, self.k, self.flush)
+        return np.split(symbols.cpu().numpy(), np.cumsum([len(request.scores) for request in requests])[:-1])
+
+
+def _signs(step: base.Step, stream: int) -> Tensor:
+    row = torch.zeros(1, dtype=torch.int64, device=step.backend.device)
+    return step.backend.sign_rows(step.key, stream, row, step.size)[0]
+
+
+def _quantised(
+    scores: Tensor, codebook: Codebook, matrix: Tensor, layout: Layout, variance: float, limit: int
+) -> Tensor:
+    """Scores of all labels, int16 [R, M] within +-limit, from the products float32 [R, M / 2], which are overwritten.
+
+    log q / p of a codeword and its negative is +-<mu, z> - (v - 1) |z|^2 / 2 and a constant.  The scale is common to
+    all rows, so the sum along a path keeps its meaning; a unit is about a hundredth of a deviation.
+    """
+    rows, half = scores.shape
+    distinct, where = torch.unique(layout.lengths, return_inverse=True)
+    energy = codebook.energies(matrix, distinct) * (0.5 * (variance - 1.0))
+    energy -= energy.mean(1, keepdim=True)  # a constant per stage moves no path
+    low, high = scores.aminmax()
+    scale = limit / max(float(torch.maximum(-low, high) + energy.abs().max()), 1e-30)
+    whole = torch.empty(rows, 2 * half, dtype=torch.int16, device=scores.device)
+    energy, where = energy.mul_(scale), where.to(scores.device)
+    for first in range(0, rows, 256):  # pieces that stay in the cache
+        piece = slice(first, first + 256)
+        part, offset, out = scores[piece].mul_(scale), energy[where[piece]], whole[piece]
+        out[:, :half] = (part - offset).round_()
+        out[:, half:] = part.add_(offset).neg_().round_()
+    return whole
 
 
 def make(**options: Any) -> TrellisCoder:

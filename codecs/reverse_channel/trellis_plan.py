@@ -1,4 +1,4 @@
-"""The arithmetic of a trellis step that both sides must agree on: bytes, layers, codewords, stages and labels.
+"""The arithmetic of a trellis step that both sides must agree on: bytes, layers, codewords and stages.
 
 Everything follows from (size, bits, key) by integer or correctly rounded float64 arithmetic, so that every machine
 makes the same plan.  No randomness is drawn here and no sample is touched.
@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from .base import Variance, exp2
 from .layout import Layout
@@ -23,21 +22,22 @@ FLUSH = 4  # last stages, which shift in no new bits
 FLUSH_RATE = 0.25  # no flush above this many bits per coordinate, where every coordinate needs its bits
 LAYER_RATE = 2.0  # bits per coordinate that one layer carries at most
 LAYER_SURPLUS = 0.06  # extra bits of every layer but the last, against errors that the next one could not take back
-CODEWORD_BYTES = 128  # a longer layer is cut into codewords of about this many bytes
-GROUP_FLOATS = 1 << 25  # scores held at once, 128 MiB
-BRANCHES = 8e7  # the automatic constraint length keeps the search of a step within this (0.2 s of one core)
+METRICS = 1 << 26  # states times stages of a codeword at most, 128 MiB in the search; longer layers are several
+CODEWORD_STAGES = 1 << 11  # and stages at most; longer codewords deliver no more
+GROUP_SCORES = 1 << 25  # scores held at once, 64 MiB as 16-bit integers
+BRANCHES = 3e9  # the automatic constraint length keeps the search of a step within this (about 1 s of one core)
 RAMP_STAGES = 20  # the early stages that own fewer coordinates are at most this many
 
 Payload = bytes  # the classes below have a field of that name
 
 # Bits to spend per bit of KL so that the search delivers the step's KL, at these budgets per codeword and for these
-# constraint lengths; linear in between.  Measured open loop, see docs/decisions/0010-trellis-coder.md.
-BUDGETS = (6.0, 13.0, 28.0, 58.0, 118.0, 240.0, 480.0, 960.0)
+# constraint lengths; linear in between.  Measured open loop by tools/measure_factors.py.
+BUDGETS = (6.0, 13.0, 28.0, 58.0, 118.0, 240.0, 480.0, 960.0, 3840.0)
 FACTORS = {
-    10: (1.41, 1.27, 1.19, 1.15, 1.127, 1.115, 1.104, 1.10),
-    12: (1.41, 1.24, 1.157, 1.12, 1.10, 1.088, 1.081, 1.077),
-    14: (1.40, 1.22, 1.135, 1.10, 1.083, 1.072, 1.064, 1.060),
-    16: (1.40, 1.215, 1.128, 1.092, 1.068, 1.055, 1.053, 1.050),
+    10: (1.422, 1.283, 1.189, 1.148, 1.131, 1.113, 1.107, 1.105, 1.104),
+    12: (1.391, 1.241, 1.155, 1.116, 1.102, 1.083, 1.080, 1.076, 1.076),
+    14: (1.393, 1.233, 1.139, 1.098, 1.085, 1.070, 1.065, 1.058, 1.058),
+    16: (1.400, 1.227, 1.131, 1.088, 1.070, 1.058, 1.052, 1.052, 1.047),
 }
 
 
@@ -62,38 +62,35 @@ class Group:
         return slice(self.first, self.last)
 
     @property
-    def stages(self) -> list[int]:
-        """Stages of each codeword, flush included."""
-        return [8 // self.k * count + self.flush for count in self.bytes]
+    def stages(self) -> NDArray[np.int64]:
+        """Stages of each codeword, flush included, int64 [codewords]."""
+        return 8 // self.k * np.array(self.bytes) + self.flush
 
     @cached_property
     def layout(self) -> Layout:
         """The stages of all codewords, one behind the other, as rows of coordinates."""
         bounds = [np.zeros(1, np.int64)]
         edges = deal(self.last - self.first, len(self.bytes))
-        for c, stages in enumerate(self.stages):
+        for c, stages in enumerate(self.stages.tolist()):
             bounds.append(edges[c] + stage_bounds(int(edges[c + 1] - edges[c]), stages)[1:])
         return Layout(torch.from_numpy(np.concatenate(bounds)))
 
-    def stage_rows(self) -> Tensor:
-        """Rows of the layout as a matrix int64 [codewords, longest], the last row repeated behind short codewords."""
-        stages = torch.tensor(self.stages)
-        start = torch.cumsum(stages, 0) - stages
-        return (start[:, None] + torch.arange(int(stages.max()))).clamp(max=int(stages.sum()) - 1)
-
     def pack(self, symbols: NDArray[np.uint8]) -> Payload:
-        """Payload of symbols uint8 [codewords, longest]."""
-        parts = []
-        for c, stages in enumerate(self.stages):
-            free = symbols[c, : stages - self.flush].reshape(-1, 8 // self.k).astype(np.int64)
-            parts.append((free << self._shifts()).sum(1).astype(np.uint8).tobytes())
-        return b"".join(parts)
+        """Payload of symbols uint8 [stages of all codewords]."""
+        free = symbols[self._free()].reshape(-1, 8 // self.k).astype(np.int64)
+        return (free << self._shifts()).sum(1).astype(np.uint8).tobytes()
 
-    def unpack(self, payload: NDArray[np.uint8]) -> list[NDArray[np.int64]]:
-        """Symbols of each codeword, flush included; the inverse of `pack`."""
+    def unpack(self, payload: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Symbols int64 [stages of all codewords]; the inverse of `pack`."""
+        symbols = np.zeros(int(self.stages.sum()), np.int64)
         free = (payload.astype(np.int64)[:, None] >> self._shifts()) & ((1 << self.k) - 1)
-        pieces = np.split(free.reshape(-1), np.cumsum(self.stages - np.full(len(self.bytes), self.flush))[:-1])
-        return [np.concatenate([piece, np.zeros(self.flush, np.int64)]) for piece in pieces]
+        symbols[self._free()] = free.reshape(-1)
+        return symbols
+
+    def _free(self) -> NDArray[np.bool_]:
+        """Which stages carry bits: all but the last `flush` of each codeword."""
+        to_end = np.repeat(np.cumsum(self.stages), self.stages) - np.arange(int(self.stages.sum()))
+        return to_end > self.flush
 
     def _shifts(self) -> NDArray[np.int64]:
         return np.arange(8 - self.k, -1, -self.k)
@@ -116,10 +113,11 @@ class Layer:
 
     def groups(self, plan: Plan, labels: int) -> Iterator[Group]:
         """The codewords of a layer of at least one byte, in groups of bounded memory."""
-        count = -(-self.bytes // CODEWORD_BYTES)
+        longest = min(CODEWORD_STAGES, METRICS >> plan.constraint_length) * plan.k // 8
+        count = -(-self.bytes // longest)
         sizes = np.diff(deal(self.bytes, count)).tolist()
         edges = deal(plan.size, count)
-        per_group = max(1, GROUP_FLOATS // (labels * (8 // plan.k * max(sizes) + plan.flush)))
+        per_group = max(1, GROUP_SCORES // (labels * (8 // plan.k * max(sizes) + plan.flush)))
         for c in range(0, count, per_group):
             end = min(c + per_group, count)
             yield Group(int(edges[c]), int(edges[end]), tuple(sizes[c:end]), plan.k, plan.flush)
@@ -208,32 +206,3 @@ def make_plan(
         layers.append(Layer(share, x / noise, x / v / deviation, deviation, weight, shrink))
         weight *= shrink
     return Plan(size, total, length, k, FLUSH if rate <= FLUSH_RATE else 0, tuple(layers))
-
-
-def hash_labels(content: Tensor, labels: int) -> Tensor:
-    """Labels of branches int64, by multiplicative hashing (Knuth, TAOCP 3, 6.4): the top bits of a 32-bit product.
-
-    Labels come in antipodal pairs: label m >= labels / 2 is the negative of codeword m - labels / 2.
-    """
-    return ((content * 0x9E3779B1) & 0xFFFFFFFF) >> (32 - (labels.bit_length() - 1))
-
-
-@lru_cache(maxsize=16)
-def branch_labels(constraint_length: int, k: int, labels: int) -> Tensor:
-    """Labels int64 [2^(L + k)] of all branches, for the search."""
-    return hash_labels(torch.arange(1 << (constraint_length + k)), labels)
-
-
-def path_labels(symbols: list[NDArray[np.int64]], constraint_length: int, k: int, labels: int) -> Tensor:
-    """Labels int64 along the paths of several codewords, concatenated."""
-    digits = constraint_length // k
-    chosen = []
-    for path in symbols:
-        padded = np.concatenate([np.zeros(digits, np.int64), path])
-        content = padded[: len(path)] << constraint_length  # the symbol that the register drops
-        stage = np.arange(len(path))
-        for back in range(digits):
-            place = constraint_length - k * ((stage - back) % digits + 1)
-            content += padded[digits - back : len(padded) - back] << place
-        chosen.append(content)
-    return hash_labels(torch.from_numpy(np.concatenate(chosen)), labels)

@@ -15,6 +15,7 @@ import torch
 from diffpress.kernels import get_backend
 from diffpress.kernels.cuda import source
 from diffpress.kernels.normal import normal_table
+from diffpress.kernels.trellis import label_steps
 
 FILES = ["philox.cu", "pfr.cu", "trellis.cu"]
 
@@ -93,11 +94,11 @@ extern "C" void run_pfr(const float* mu, long long n, long long width, u64 key, 
 }
 """
 ENTRY_TRELLIS = """
-extern "C" void run_trellis(const float* scores, const long long* lengths, const int* labels, long long T, long long N,
-                            long long M, int L, int flush, int in_shared, float* spare, unsigned char* decisions,
-                            unsigned char* symbols, float* metric) {
-    launch(T, 1, 8, [=] { trellis_search(scores, lengths, labels, N, M, L, flush, in_shared, spare, decisions, symbols,
-                                         metric); });
+extern "C" void run_trellis(const short* scores, const long long* starts, long long T, long long M, long long by_oldest,
+                            long long by_top, int L, int flush, int in_shared, int* spare, unsigned char* decisions,
+                            unsigned char* symbols, long long* total) {
+    launch(T, 1, 8, [=] { trellis_search(scores, starts, M, by_oldest, by_top, L, flush, in_shared, spare, decisions,
+                                         symbols, total); });
 }
 """
 
@@ -114,8 +115,10 @@ def library(tmp_path_factory):
     parts = [SHIM, source("pfr.cu"), ENTRY, ENTRY_PFR]
     for k in (1, 2, 4):
         trellis = source("trellis.cu").removeprefix(common)
-        trellis = trellis.replace("extern __shared__ float shared_metrics[];", "static float shared_metrics[65536];")
-        trellis = (trellis + ENTRY_TRELLIS).replace("trellis_search", f"trellis_{k}").replace("run_trellis", f"run_{k}")
+        trellis = trellis.replace("extern __shared__ int shared_metrics[];", "static int shared_metrics[65536];")
+        trellis += ENTRY_TRELLIS
+        for name in ("trellis_search", "run_trellis", "turned"):
+            trellis = trellis.replace(name, f"{name}_{k}")
         parts.append(f"#undef K\n#undef SYMBOLS\n#undef UNREACHED\n#define K {k}\n{trellis}")
     path = folder / "all.cpp"
     path.write_text("".join(parts))
@@ -164,22 +167,21 @@ def test_fused_pfr_source_equals_cpu(library):
 
 
 @pytest.mark.parametrize("in_shared", [0, 1])
-@pytest.mark.parametrize(("length", "k", "flush"), [(6, 2, 3), (4, 1, 0), (8, 4, 1)])
+@pytest.mark.parametrize(("length", "k", "flush"), [(6, 2, 3), (4, 1, 0), (10, 2, 1), (8, 4, 1)])
 def test_trellis_source_equals_cpu(library, length, k, flush, in_shared):
-    cpu = get_backend("cpu")
     rng = np.random.default_rng(5)
-    scores = rng.standard_normal((2, 9, 16)).astype(np.float32)
-    labels, lengths = rng.integers(0, 16, 1 << (length + k)).astype(np.int32), np.array([9, 6])
-    symbols, metric = np.zeros((2, 9), np.uint8), np.zeros(2, np.float32)
-    spare, decisions = np.zeros((2, 1 << length), np.float32), np.zeros((2, 9, 1 << length), np.uint8)
-    getattr(library, f"run_{k}")(
-        pointer(scores), pointer(lengths), pointer(labels), wide(2), wide(9), wide(16), length, flush, in_shared,
-        pointer(spare), pointer(decisions), pointer(symbols), pointer(metric),
+    scores = rng.integers(-9, 10, (15, 16)).astype(np.int16)  # few values, so that ties occur
+    lengths = np.array([9, 6])
+    symbols, total = np.zeros(15, np.uint8), np.zeros(2, np.int64)
+    spare, decisions = np.zeros((2, 1 << length), np.int32), np.zeros((15, 1 << length), np.uint8)
+    starts = np.array([0, 9, 15])
+    getattr(library, f"run_trellis_{k}")(
+        pointer(scores), pointer(starts), wide(2), wide(16), *map(wide, label_steps(16)), length, flush, in_shared,
+        pointer(spare), pointer(decisions), pointer(symbols), pointer(total),
     )  # fmt: skip
-    tensors = [torch.from_numpy(x) for x in (scores, lengths, labels.astype(np.int64))]
-    path, best = cpu.trellis_search(*tensors, length, k, flush)
+    path, best = get_backend("cpu").trellis_search(*map(torch.from_numpy, (scores, lengths)), length, k, flush)
     assert np.array_equal(symbols, path.numpy())
-    assert np.array_equal(metric, best.numpy())
+    assert np.array_equal(total, best.numpy())
 
 
 @pytest.fixture(scope="module")
@@ -205,12 +207,12 @@ def test_gpu_randomness_equals_cpu(gpu):
 @pytest.mark.parametrize(("length", "k"), [(12, 2), (16, 2), (12, 4), (11, 1)])
 def test_gpu_trellis_equals_cpu(gpu, length, k):
     rng = torch.Generator().manual_seed(1)
-    scores = torch.randn(5, 60, 256, generator=rng)
-    labels, lengths = torch.randint(0, 256, (1 << (length + k),), generator=rng), torch.tensor([60, 3, 59, 60, 17])
-    path, metric = gpu.trellis_search(scores.cuda(), lengths.cuda(), labels.cuda(), length, k, 2)
-    expected, best = get_backend("cpu").trellis_search(scores, lengths, labels, length, k, 2)
+    lengths = torch.tensor([60, 3, 59, 60, 17])
+    scores = torch.randint(-300, 301, (int(lengths.sum()), 256), generator=rng, dtype=torch.int16)
+    path, total = gpu.trellis_search(scores.cuda(), lengths, length, k, 2)
+    expected, best = get_backend("cpu").trellis_search(scores, lengths, length, k, 2)
     assert torch.equal(path.cpu(), expected)
-    assert torch.equal(metric.cpu(), best)
+    assert torch.equal(total.cpu(), best)
 
 
 @pytest.mark.gpu

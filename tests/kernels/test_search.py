@@ -7,42 +7,66 @@ import pytest
 import torch
 
 from diffpress.kernels import KernelError, get_backend
-from diffpress.kernels.trellis import search
+from diffpress.kernels.trellis import max_score, path_labels, search_many
 
 
-def path_score(scores, labels, symbols, length, k):
+def path_score(scores, symbols, length, k):
     """Sum of the labels' scores along a path; symbols include the flush."""
-    digits, state, total = length // k, 0, np.float32(0)
-    for j, symbol in enumerate(map(int, symbols)):
-        shift = length - k * (j % digits + 1)
-        oldest = (state >> shift) & ((1 << k) - 1)
-        state = (state & ~(((1 << k) - 1) << shift)) | (symbol << shift)
-        total = np.float32(total + scores[j, labels[(oldest << length) + state]])
-    return total
+    labels = path_labels(np.array(symbols, np.int64), np.array([len(scores)]), length, k, scores.shape[1])
+    return int(np.take_along_axis(scores, labels[:, None], 1).sum())
 
 
-@pytest.mark.parametrize(("length", "k", "stages", "flush"), [(4, 1, 9, 0), (4, 2, 5, 1), (2, 2, 5, 0), (4, 4, 3, 1)])
-def test_viterbi_is_exhaustive_search(length, k, stages, flush):
+@pytest.mark.parametrize(
+    ("length", "k", "stages", "flush", "labels"),
+    [(4, 1, 9, 0, 8), (4, 2, 5, 1, 8), (2, 2, 5, 0, 8), (4, 4, 3, 1, 8), (6, 2, 6, 1, 4), (5, 1, 12, 2, 256)],
+)
+def test_viterbi_is_exhaustive_search(length, k, stages, flush, labels):
     rng = np.random.default_rng(length * k)
-    scores = rng.standard_normal((stages, 8)).astype(np.float32)
-    labels = rng.integers(0, 8, 1 << (length + k))
-    path, metric = search(scores, labels, length, k, flush)
+    scores = rng.integers(-99, 100, (stages, labels)).astype(np.int16)
+    path, total = search_many(scores, np.array([stages]), length, k, flush, 1)
     every = itertools.product(*[range(1 << k)] * (stages - flush))
-    best = max(path_score(scores, labels, (*free, *[0] * flush), length, k) for free in every)
-    assert metric == pytest.approx(best, abs=1e-5)
-    assert path_score(scores, labels, path, length, k) == metric
+    best = max(path_score(scores, (*free, *[0] * flush), length, k) for free in every)
+    assert total[0] == best
+    assert path_score(scores, path, length, k) == best
     assert (path[stages - flush :] == 0).all()
+
+
+@pytest.mark.parametrize(("length", "k"), [(4, 2), (10, 2), (16, 2), (12, 1), (12, 4)])
+def test_labels_tell_neighbouring_branches_apart(length, k):
+    """All symbols out of a state, and all oldest symbols into one, have labels of their own at every stage."""
+    digits, rng = length // k, np.random.default_rng(1)
+    for stage in range(2 * digits):
+        path = rng.integers(0, 1 << k, 2 * digits)
+        for place in {stage, stage - digits} & set(range(stage + 1)):
+            symbols = np.tile(path, (1 << k, 1))
+            symbols[:, place] = np.arange(1 << k)
+            lengths = np.full(1 << k, 2 * digits)
+            labels = path_labels(symbols.reshape(-1), lengths, length, k, 2048).reshape(1 << k, -1)
+            assert len(set(labels[:, stage].tolist())) == 1 << k
+            assert (labels == labels[0])[:, :place].all()  # a label depends on what came before it
+
+
+def test_long_paths_at_the_largest_scores_do_not_overflow():
+    """16-bit metrics: the best path's sum outgrows them many times over."""
+    for length, k, flush in [(4, 2, 4), (12, 2, 4), (12, 1, 4), (2, 2, 0)]:
+        top = max_score(length, k)
+        scores = np.random.default_rng(length).choice([-top, top], (400, 64)).astype(np.int16)
+        scores[300:] = -top  # and falls again
+        path, total = search_many(scores, np.array([400]), length, k, flush, 1)
+        assert total[0] == path_score(scores, path, length, k)
+        assert total[0] > 180 * top
+        assert (path[400 - flush :] == 0).all()
 
 
 def test_trellises_of_different_length_are_independent():
     rng = np.random.default_rng(1)
-    scores = torch.from_numpy(rng.standard_normal((3, 12, 16)).astype(np.float32))
-    lengths, labels = torch.tensor([12, 7, 9]), torch.from_numpy(rng.integers(0, 16, 1 << 8))
-    symbols, metric = get_backend("cpu").trellis_search(scores, lengths, labels, 6, 2, 2)
-    for t, stages in enumerate(lengths.tolist()):
-        alone, best = search(scores[t, :stages].numpy(), labels.numpy(), 6, 2, 2)
-        assert symbols[t].tolist() == alone.tolist() + [0] * (12 - stages)
-        assert metric[t] == best
+    lengths = torch.tensor([12, 7, 9])
+    scores = torch.from_numpy(rng.integers(-99, 100, (28, 16)).astype(np.int16))
+    symbols, total = get_backend("cpu").trellis_search(scores, lengths, 6, 2, 2)
+    for t, part in enumerate(scores.split(lengths.tolist())):
+        alone, best = get_backend("cpu").trellis_search(part, lengths[t : t + 1], 6, 2, 2)
+        assert torch.equal(symbols.split(lengths.tolist())[t], alone)
+        assert total[t] == best[0]
 
 
 def test_fused_pfr_equals_direct_scoring():
@@ -67,12 +91,12 @@ def test_matrix_product_scoring_equals_direct_scoring():
 
 def test_trellis_arguments_are_checked():
     backend = get_backend("cpu")
-    scores, labels = torch.zeros(1, 4, 8), torch.zeros(64, dtype=torch.int64)
+    scores = torch.zeros(4, 8, dtype=torch.int16)
     with pytest.raises(KernelError, match="multiple of k"):
-        backend.trellis_search(scores, torch.tensor([4]), labels, 5, 2, 0)
-    with pytest.raises(KernelError, match="label"):
-        backend.trellis_search(scores, torch.tensor([4]), labels, 6, 2, 0)
+        backend.trellis_search(scores, torch.tensor([4]), 5, 2, 0)
+    with pytest.raises(KernelError, match="power of two"):
+        backend.trellis_search(scores[:, :6], torch.tensor([4]), 4, 2, 0)
     with pytest.raises(KernelError, match="stage"):
-        backend.trellis_search(scores, torch.tensor([5]), labels, 4, 2, 0)
+        backend.trellis_search(scores, torch.tensor([5]), 4, 2, 0)
     with pytest.raises(KernelError, match="shape"):
-        backend.trellis_search(scores[0], torch.tensor([4]), labels, 4, 2, 0)
+        backend.trellis_search(scores[0], torch.tensor([4]), 4, 2, 0)
