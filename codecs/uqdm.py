@@ -50,7 +50,7 @@ class UQDMCodec:
             raise CodecError(f"--codec uqdm needs a UQDM model, not {type(model).__name__}")
         if reconstruction not in METHODS:
             raise CodecError(f"unknown reconstruction {reconstruction!r}; available: {', '.join(METHODS)}")
-        if model.network.config.n_channels != 3 or TILE % model.network.config.patch_size:
+        if model.network.config.n_channels != 3 or TILE % model.network.multiple:
             raise CodecError("the model does not work on RGB tiles of 64 x 64 pixels")
         self.model = model.eval()
         self.portable = portable

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import lightning as L
 import torch
@@ -21,9 +23,17 @@ from torch import Tensor
 
 from ..data.tiling import tile
 from .muon import MuonAdamW
+from .networks.scaled_denoiser import DenoiserConfig, ScaledDenoiser
 from .networks.score_net import ScoreNet, ScoreNetConfig
 from .priors.fingerprint import ModelError, fingerprint, read_json
 from .schedule import LinearSchedule, ScheduleConfig
+
+NetworkConfig = ScoreNetConfig | DenoiserConfig
+
+
+def network_config(values: dict[str, Any]) -> NetworkConfig:
+    """The network's configuration from its JSON form; "widths" tells a denoiser from a score network."""
+    return DenoiserConfig(**values) if "widths" in values else ScoreNetConfig(**values)
 
 
 @dataclass
@@ -62,7 +72,7 @@ class PixelDiffusion(L.LightningModule):
 
     def __init__(
         self,
-        network: ScoreNetConfig,
+        network: NetworkConfig,
         schedule: ScheduleConfig,
         optimizer: OptimizerConfig,
         predict_scale: bool,
@@ -70,7 +80,11 @@ class PixelDiffusion(L.LightningModule):
         channels_last: bool,
     ) -> None:
         super().__init__()
-        self.network = ScoreNet(network, predict_scale)
+        self.network: ScoreNet | ScaledDenoiser
+        if isinstance(network, DenoiserConfig):
+            self.network = ScaledDenoiser(network, predict_scale)
+        else:
+            self.network = ScoreNet(network, predict_scale)
         self.schedule = LinearSchedule(schedule)
         self.optimizer_config = optimizer
         self.folder_fingerprint: bytes | None = None
@@ -79,9 +93,9 @@ class PixelDiffusion(L.LightningModule):
         if compile:
             self.network.compile()
 
+    @abstractmethod
     def model_config(self) -> dict[str, Any]:
         """Init arguments that define the model (not its training), as plain JSON values."""
-        raise NotImplementedError
 
     def folder_config(self) -> dict[str, Any]:
         """The contents of config.json."""
@@ -93,8 +107,12 @@ class PixelDiffusion(L.LightningModule):
         if c.muon_lr is None:
             optimizer = torch.optim.Adam(self.parameters(), c.lr, c.betas, c.eps, c.weight_decay)
         else:  # MuonAdamW knows first and last layers, which Muon must not touch, as "stem" and "head"
-            edges = {"network.conv_in.weight": "stem.weight", "network.conv_out.2.weight": "head.weight"}
-            named = [(edges.get(name, name), parameter) for name, parameter in self.named_parameters()]
+            edges = {"network.conv_in": "stem", "network.conv_out.2": "head",
+                     "network.refine_stem": "stem", "network.refine_head": "head"}  # fmt: skip
+            named = []
+            for name, parameter in self.named_parameters():
+                layer, _, kind = name.rpartition(".")
+                named.append((f"{edges.get(layer, layer)}.{kind}", parameter))
             optimizer = MuonAdamW(named, c.muon_lr, c.lr)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, c.factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -143,39 +161,51 @@ class PixelDiffusion(L.LightningModule):
             digest.update(name.encode() + b"\0" + array.tobytes())
         return digest.digest()[:4]
 
-    def save_folder(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors into `folder` (made if missing)."""
+    def save_folder(self, folder: str | Path, half: bool = False) -> None:
+        """Write config.json and model.safetensors into `folder` (made if missing).
+
+        half  store the network in half precision; it is computed in single precision all the same
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(self.folder_config(), indent=2) + "\n")
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        if half:
+            weights |= {name: value.half() for name, value in weights.items() if name.startswith("network.")}
         save_file(weights, str(folder / "model.safetensors"))
 
 
-def read_folder_config(folder: str | Path, kind: str) -> dict[str, Any]:
-    """config.json in `folder` without its class name; ModelError if the folder holds another kind of model."""
-    return _without_class_name(read_json(Path(folder) / "config.json"), kind, folder)
+Module = TypeVar("Module", bound=PixelDiffusion)
+Build = Callable[[dict[str, Any]], Module]
 
 
-def load_weights(module: PixelDiffusion, folder: str | Path, device: str | torch.device | None) -> None:
-    """Fill `module` from `folder`/model.safetensors and put it on `device` (None: CPU) in evaluation mode."""
+def load_folder(folder: str | Path, kind: str, build: Build[Module], device: str | torch.device | None) -> Module:
+    """The module in `folder`, made by `build` from its configuration, on `device` (None: CPU), in evaluation mode.
+
+    ModelError if the folder holds another kind of model, or no weights.
+    """
+    module = build(_without_class_name(read_json(Path(folder) / "config.json"), kind, folder))
     path = Path(folder) / "model.safetensors"
     if not path.is_file():
         raise ModelError(f"{path} is missing")
     module.load_state_dict(load_file(str(path)))
     module.to(device or "cpu").eval()
     module.folder_fingerprint = fingerprint(Path(folder))
+    return module
 
 
-def read_checkpoint(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """(model config, state dict) of a Lightning checkpoint; the averaged weights where EMA was on.
+def export_checkpoint(
+    checkpoint: str | Path, folder: str | Path, kind: str, build: Build[Module], half: bool = False
+) -> None:
+    """Turn a Lightning checkpoint (its averaged weights, where EMA was on) into a model folder; see save_folder.
 
-    ModelError if it was written by another kind of module.
+    ModelError if the checkpoint was written by another kind of module.
     """
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    config = _without_class_name(json.loads(checkpoint.get("diffpress", "{}")), kind, path)
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    module = build(_without_class_name(json.loads(state.get("diffpress", "{}")), kind, checkpoint))
     # EMAWeightAveraging stores the averaged weights as "state_dict" and the current ones beside them.
-    return config, checkpoint["state_dict"]
+    module.load_state_dict(state["state_dict"])
+    module.save_folder(folder, half)
 
 
 def _without_class_name(config: dict[str, Any], kind: str, where: str | Path) -> dict[str, Any]:

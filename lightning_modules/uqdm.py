@@ -20,10 +20,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from . import gaussian, pixel_likelihood
+from . import find_model, gaussian, pixel_likelihood
 from .gaussian import Level
+from .networks.scaled_denoiser import DenoiserConfig, ScaledDenoiser
 from .networks.score_net import ScoreNetConfig
-from .pixel_diffusion import OptimizerConfig, PixelDiffusion, load_weights, read_checkpoint, read_folder_config
+from .pixel_diffusion import (
+    OptimizerConfig,
+    PixelDiffusion,
+    export_checkpoint,
+    load_folder,
+    network_config,
+)
 from .schedule import ScheduleConfig
 from .universal_quantization import BasePrior, interval_log_mass, sample_base, uniform_noise
 
@@ -76,7 +83,7 @@ def random_noise(like: Tensor, base_prior: BasePrior) -> NoiseSource:
 class UQDM(PixelDiffusion):
     """Universally quantized diffusion model over 8-bit RGB images.
 
-    network              see ScoreNetConfig
+    network              see ScoreNetConfig (the published networks) and DenoiserConfig (a U-Net, see initial)
     schedule             see ScheduleConfig
     n_steps              T, the number of diffusion steps; the same in training and coding
     base_prior           base density g of the coding prior
@@ -84,6 +91,7 @@ class UQDM(PixelDiffusion):
                          q(z_s | z_t, x) ("posterior")
     learned_prior_scale  the network multiplies the deviation by a factor per sample
     optimizer            see OptimizerConfig
+    initial              folder of a DiffC denoiser whose weights a DenoiserConfig network starts from; None: untrained
     compile              run the network through torch.compile
     channels_last        keep the network's weights in channels_last order (faster convolutions on most CPUs and GPUs)
     progressive_batches  validation batches on which the reconstructions by all three methods are scored, None for all;
@@ -95,13 +103,14 @@ class UQDM(PixelDiffusion):
 
     def __init__(
         self,
-        network: ScoreNetConfig = ScoreNetConfig(),  # noqa: B008  (never mutated; jsonargparse reads the default)
+        network: ScoreNetConfig | DenoiserConfig = ScoreNetConfig(),  # noqa: B008  (never mutated; jsonargparse reads the default)
         schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008
         n_steps: int = 4,
         base_prior: BasePrior = "logistic",
         base_prior_scale: Literal["forward_kernel", "posterior"] = "forward_kernel",
         learned_prior_scale: bool = True,
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
+        initial: str | None = None,
         compile: bool = False,
         channels_last: bool = False,
         progressive_batches: int | None = None,
@@ -109,6 +118,10 @@ class UQDM(PixelDiffusion):
         super().__init__(network, schedule, optimizer, learned_prior_scale, compile, channels_last)
         if n_steps < 1:
             raise ValueError(f"n_steps must be at least 1, got {n_steps}")
+        if initial is not None:
+            if not isinstance(self.network, ScaledDenoiser):
+                raise ValueError("initial is for a network that is a denoiser: give its widths")
+            self.network.load_denoiser(find_model(initial))
         self.n_steps = n_steps
         self.base_prior: BasePrior = base_prior
         self.base_prior_scale = base_prior_scale
@@ -164,7 +177,7 @@ class UQDM(PixelDiffusion):
         return latents
 
     def nelbo(self, image: Tensor, start: Tensor | Literal["prior", "posterior"] = "prior") -> Nelbo:
-        """Negative ELBO of uint8 images [B, C, H, W], H and W multiples of the network's patch_size.
+        """Negative ELBO of uint8 images [B, C, H, W], H and W multiples of the network's `multiple`.
 
         start  "prior": z_1 ~ N(0, I), as both sides of a codec draw it: the cost of coding.  "posterior": z_1 from
                q(z_1 | x) at the price of its KL divergence: the bound that training minimises.  A tensor: that z_1,
@@ -253,7 +266,7 @@ class UQDM(PixelDiffusion):
 
 def from_config(config: dict[str, Any], **training: Any) -> UQDM:
     """A UQDM from its `model_config()` (or that of config.json); `training` are further init arguments."""
-    nested = {"network": ScoreNetConfig(**config["network"]), "schedule": ScheduleConfig(**config["schedule"])}
+    nested = {"network": network_config(config["network"]), "schedule": ScheduleConfig(**config["schedule"])}
     return UQDM(**{**config, **nested}, **training)
 
 
@@ -270,17 +283,15 @@ def load_uqdm(folder: str | Path, device: str | torch.device | None = None, aver
 
     if is_published(folder):
         return load_published(folder, averaged=averaged).to(device or "cpu").eval()
-    model = from_config(read_folder_config(folder, UQDM.kind))
-    load_weights(model, folder, device)
-    return model
+    return load_folder(folder, UQDM.kind, from_config, device)
 
 
-def export(checkpoint: str | Path, folder: str | Path) -> None:
-    """Turn a Lightning checkpoint (its averaged weights, where EMA was on) into a model folder."""
-    config, weights = read_checkpoint(checkpoint, UQDM.kind)
-    model = from_config(config)
-    model.load_state_dict(weights)
-    model.save_folder(folder)
+def export(checkpoint: str | Path, folder: str | Path, half: bool = False) -> None:
+    """Turn a Lightning checkpoint (its averaged weights, where EMA was on) into a model folder.
+
+    half  store the network in half precision
+    """
+    export_checkpoint(checkpoint, folder, UQDM.kind, from_config, half)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import gaussian, pixel_likelihood
 from .networks.score_net import ScoreNetConfig
-from .pixel_diffusion import OptimizerConfig, PixelDiffusion, load_weights, read_checkpoint, read_folder_config
+from .pixel_diffusion import OptimizerConfig, PixelDiffusion, export_checkpoint, load_folder
 from .schedule import ScheduleConfig
 from .uqdm import METHODS, Method
 
@@ -173,17 +173,12 @@ def load_vdm(folder: str | Path, device: str | torch.device | None = None) -> VD
 
     Raises ModelError for a folder that holds no VDM.
     """
-    model = from_config(read_folder_config(folder, VDM.kind))
-    load_weights(model, folder, device)
-    return model
+    return load_folder(folder, VDM.kind, from_config, device)
 
 
 def export(checkpoint: str | Path, folder: str | Path) -> None:
     """Turn a Lightning checkpoint (its averaged weights, where EMA was on) into a model folder."""
-    config, weights = read_checkpoint(checkpoint, VDM.kind)
-    model = from_config(config)
-    model.load_state_dict(weights)
-    model.save_folder(folder)
+    export_checkpoint(checkpoint, folder, VDM.kind, from_config)
 
 
 def main() -> None:

@@ -85,6 +85,21 @@ def detail_features(z: Tensor, log_snr: Tensor) -> Tensor:
     return torch.asinh((z - mean) / sigma)
 
 
+def karras_eps(z: Tensor, h: Tensor, log_snr: Tensor) -> Tensor:
+    """eps_hat where the network's output h is the missing part of the best linear estimate of x.
+
+    x_hat = c_skip z / alpha + c_out h with the coefficients of Karras et al. 2022 (eq. 7), solved for eps_hat.
+    """
+    alpha, sigma = alpha_sigma(log_snr[:, None, None, None])
+    total = sigma**2 + (alpha * DATA_STD) ** 2
+    return sigma / total * z - alpha * DATA_STD / total.sqrt() * h
+
+
+def positive_scale(h: Tensor) -> Tensor:
+    """The scale factor of the coding prior from the network's output; 1 where that is zero."""
+    return F.softplus(h + math.log(math.expm1(1.0)))
+
+
 class ResnetBlock(nn.Module):
     """x + net2(net1(x) + projected noise level); a 1 x 1 convolution adapts x where the widths differ."""
 
@@ -181,8 +196,13 @@ class ScoreNet(nn.Module):
         last = _zero(nn.Conv2d(width, outputs * area, 3, padding=1))
         self.conv_out = nn.Sequential(nn.GroupNorm(c.norm_groups, width), nn.SiLU(), last)
 
+    @property
+    def multiple(self) -> int:
+        """Height and width that forward accepts are multiples of this."""
+        return self.config.patch_size
+
     def forward(self, z: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(eps_hat, scale) of variance-preserving z [B, C, H, W] at log_snr [B]; H, W multiples of patch_size.
+        """(eps_hat, scale) of variance-preserving z [B, C, H, W] at log_snr [B]; H, W multiples of `multiple`.
 
         Both have the shape of z; scale > 0, or None for a network that does not predict it.
         """
@@ -211,16 +231,6 @@ class ScoreNet(nn.Module):
         h = self.conv_out(h)
         if c.patch_size > 1:
             h = F.pixel_shuffle(h, c.patch_size)
-        if not self.predict_scale:
-            return self._eps(z, h, log_snr), None
-        h, raw_scale = h.chunk(2, dim=1)
-        return self._eps(z, h, log_snr), F.softplus(raw_scale + math.log(math.expm1(1.0)))  # 1 where h is still zero
-
-    def _eps(self, z: Tensor, h: Tensor, log_snr: Tensor) -> Tensor:
-        """eps_hat from the last layer's output h."""
-        if not self.config.preconditioned:
-            return z + h
-        # x_hat = c_skip z / alpha + c_out h with the coefficients of Karras et al. 2022, solved for eps_hat
-        alpha, sigma = alpha_sigma(log_snr[:, None, None, None])
-        total = sigma**2 + (alpha * DATA_STD) ** 2
-        return sigma / total * z - alpha * DATA_STD / total.sqrt() * h
+        h, raw_scale = h.chunk(2, dim=1) if self.predict_scale else (h, None)
+        eps = karras_eps(z, h, log_snr) if c.preconditioned else z + h
+        return eps, None if raw_scale is None else positive_scale(raw_scale)
