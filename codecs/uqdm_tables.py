@@ -30,17 +30,28 @@ def step_index(scale: NDArray[np.int32], position: NDArray[np.int32]) -> NDArray
     return (scale.astype(np.int64) - LOWEST) * DITHER + position
 
 
-@lru_cache(maxsize=1 << 14)
 def step_table(base_prior: BasePrior, number: int) -> Table:
     """The table of integers k with this number (see `step_index`)."""
     scale, position = divmod(number, DITHER)
+    return _tables_of_scale(base_prior, scale)[position]
+
+
+def forget_step_tables() -> None:
+    """Drop the tables built so far; for measurements."""
+    _tables_of_scale.cache_clear()
+
+
+@lru_cache(maxsize=512)
+def _tables_of_scale(base_prior: BasePrior, scale: int) -> list[Table]:
+    """The tables of one deviation, one per position of the dither: together they take hardly longer than one alone."""
     std = 2.0 ** ((scale + LOWEST) / OCTAVE)  # in quantization widths
-    offset = (2 * position + 1 - DITHER) / FINE
+    offset = (2.0 * torch.arange(DITHER, dtype=torch.float64)[:, None] + 1 - DITHER) / FINE
     radius = min(_MAX_RADIUS, math.ceil(_REACH[base_prior] * std) + 1)
     k = torch.arange(-radius, radius + 1, dtype=torch.float64)
     one = torch.ones((), dtype=torch.float64)
     mass = interval_log_mass(k - offset, one, one * std, base_prior).exp().numpy()
-    return Table(-radius, integer_weights(np.concatenate([[max(0.0, 1.0 - mass.sum())], mass])))
+    escape = [[max(0.0, 1.0 - row.sum())] for row in mass]
+    return [Table(-radius, weights) for weights in integer_weights(np.concatenate([escape, mass], axis=1))]
 
 
 class PixelTables:

@@ -28,7 +28,7 @@ class DenoiserConfig:
     widths    channels at 1/2, 1/4, 1/8, ... of the image's resolution
     blocks    residual blocks per resolution, on the way down and again on the way up
     embedding width of the noise-level features
-    refined   channels at full resolution
+    refined   channels at full resolution, at least 3
     """
 
     n_channels: ClassVar[int] = 3
@@ -76,7 +76,7 @@ class ScaledDenoiser(nn.Module):
             stem.weight[:, 12:] = 0.0
         head = nn.Conv2d(width, 4 * (3 + refined), 3, padding=1)
         with torch.no_grad():
-            head.weight[:12] = 0.0
+            head.weight[:24] = 0.0  # the estimate and the scale
             head.bias.zero_()  # type: ignore[union-attr]
         self.denoiser.stem, self.denoiser.head = stem, head
         self.refine_stem = nn.Conv2d(18 + refined, refined, 3, padding=1)
@@ -113,7 +113,7 @@ class ScaledDenoiser(nn.Module):
         features = noise_features(z, log_snr)
         h = self.denoiser.trunk(torch.cat([unit, features], dim=1), log_snr)
         eps = karras_eps(z, h[:, :3], log_snr)
-        h = F.relu(self.refine_stem(torch.cat([eps, features, h[:, 3:]], dim=1)))
-        h = F.relu(h + self.refine_inner(h))
-        h = self.refine_head(h)
-        return eps + h[:, :3], positive_scale(h[:, 3:]) if self.predict_scale else None
+        hidden = F.relu(self.refine_stem(torch.cat([eps, features, h[:, 3:]], dim=1)))
+        change = self.refine_head(F.relu(hidden + self.refine_inner(hidden)))
+        eps = eps + change[:, :3]
+        return eps, positive_scale(h[:, 3:6] + change[:, 3:]) if self.predict_scale else None
