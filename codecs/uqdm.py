@@ -157,12 +157,13 @@ class UQDMCodec:
         stream: Stream,
         *,
         segments: int | None = None,
-        method: Method | None = None,
+        reconstruction: Method | None = None,
         progress: Progress | None = None,
     ) -> torch.Tensor:
         """uint8 [3, H, W] from the first `segments` segments (None: all there are); exact if these are all of them.
 
-        method  "denoise" (least error), "ancestral" or "flow"; None: the codec's own.  Irrelevant for a whole file.
+        reconstruction  "denoise" (least error), "ancestral" or "flow"; None: the codec's own.  Irrelevant for a whole
+                        file.
         Raises CodecError: another model's stream, a stream that this machine's arithmetic does not reproduce, ...
         """
         header = stream.header
@@ -176,10 +177,10 @@ class UQDMCodec:
         if len(stream.segments) > steps + 1:
             raise CodecError(f"the file has {len(stream.segments)} segments, more than its model's {steps + 1}")
         with unsplit_operations() as workers:
-            return self._decode(stream, count, method or self.reconstruction, progress, workers)
+            return self._decode(stream, count, reconstruction or self.reconstruction, progress, workers)
 
     def _decode(
-        self, stream: Stream, count: int, method: Method, progress: Progress | None, workers: int
+        self, stream: Stream, count: int, reconstruction: Method, progress: Progress | None, workers: int
     ) -> torch.Tensor:
         header, steps = stream.header, self.model.n_steps
         size = (header.height, header.width)
@@ -201,7 +202,7 @@ class UQDMCodec:
             if progress:
                 progress(step + 1, count)
         if count <= steps:
-            return untile(chain.reconstruct(method), size)
+            return untile(chain.reconstruct(reconstruction), size)
         tables = PixelTables(chain.log_snrs[-1])
         number, base = tables.locate(_grey_levels(chain))
         pixels = np.zeros(sent.shape, np.int64)
@@ -236,4 +237,3 @@ def _check(grid: Ints) -> bytes:
 def _mismatch(step: int, portable: bool) -> str:
     remedy = "" if portable else "; files that move between machines or devices must be written with --portable"
     return f"segment {step + 1} does not decode: this machine's arithmetic differs from the writer's{remedy}"
-

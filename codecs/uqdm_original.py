@@ -74,7 +74,7 @@ class OriginalUQDM:
     def decompress(self, stream: Stream, recon_method: Method = "denoise") -> list[Tensor]:
         """uint8 images [3, H, W] from the first 0, 1, .. all segments."""
         codec = UQDMCodec(self.model)
-        return [codec.decode(stream, segments=k, method=recon_method) for k in range(len(stream.segments) + 1)]
+        return [codec.decode(stream, segments=k, reconstruction=recon_method) for k in range(len(stream.segments) + 1)]
 
 
 def load_checkpoint(path: str | Path, averaged: bool = True) -> OriginalUQDM:

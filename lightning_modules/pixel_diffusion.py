@@ -10,7 +10,8 @@ import hashlib
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -116,6 +117,16 @@ class PixelDiffusion(L.LightningModule):
             optimizer = MuonAdamW(named, c.muon_lr, c.lr)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, c.factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @contextmanager
+    def noise_of_step(self) -> Iterator[None]:
+        """Inside, torch's generators are seeded by training step and rank alone; outside, nothing changes.
+
+        So a resumed run sees the noise that an uninterrupted one would have seen.
+        """
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.global_step * self.trainer.world_size + self.global_rank)
+            yield
 
     def log_dict_prefixed(self, prefix: str, values: dict[str, Tensor], batch_size: int) -> None:
         """Log scalars as `prefix`/name: every step in training, averaged over the epoch and devices otherwise."""

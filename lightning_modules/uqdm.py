@@ -225,7 +225,8 @@ class UQDM(PixelDiffusion):
         return pixel_likelihood.to_pixels(z / gaussian.alpha_sigma(levels[-1])[0])
 
     def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
-        cost = self.nelbo(batch, start="posterior")
+        with self.noise_of_step():
+            cost = self.nelbo(batch, start="posterior")
         self._log_nelbo("train", cost, batch)
         return cost.total.mean()
 

@@ -124,7 +124,8 @@ class VDM(PixelDiffusion):
         return pixel_likelihood.to_pixels(z / gaussian.alpha_sigma(levels[-1])[0])
 
     def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
-        cost = self.nelbo(batch)
+        with self.noise_of_step():
+            cost = self.nelbo(batch)
         self._log_cost("train", cost, batch)
         return cost.total.mean()
 

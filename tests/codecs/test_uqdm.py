@@ -11,12 +11,15 @@ import torch
 
 from diffpress.codecs import CodecError, Stream, container, get_codec
 from diffpress.codecs.base import ModelMismatch
-from diffpress.codecs.uqdm import UQDMCodec
+from diffpress.codecs.uqdm import PORTABLE, UQDMCodec
 from diffpress.codecs.uqdm_chain import DITHER, LOWEST, OCTAVE, Chain
 from diffpress.codecs.uqdm_tables import PixelTables, step_index, step_table
+from diffpress.commands.compress import main as compress
+from diffpress.commands.decompress import main as decompress
+from diffpress.data import read_image, save_image
 from diffpress.lightning_modules.networks.score_net import ScoreNetConfig
 from diffpress.lightning_modules.schedule import ScheduleConfig
-from diffpress.lightning_modules.uqdm import METHODS, UQDM
+from diffpress.lightning_modules.uqdm import METHODS, UQDM, Method
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,16 +89,16 @@ def test_extreme_images_come_back_exactly(codec: UQDMCodec, kind: str) -> None:
     assert torch.equal(codec.decode(codec.encode(image)), image)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_quality_rises_with_every_segment(codec: UQDMCodec, method: str) -> None:
+@pytest.mark.parametrize("reconstruction", METHODS)
+def test_quality_rises_with_every_segment(codec: UQDMCodec, reconstruction: Method) -> None:
     image = picture(64, 128)
     stream = codec.encode(image)
     assert len(stream.segments) == codec.model.n_steps + 1
-    quality = [psnr(codec.decode(stream, segments=k, method=method), image) for k in range(6)]  # type: ignore[arg-type]
+    quality = [psnr(codec.decode(stream, segments=k, reconstruction=reconstruction), image) for k in range(6)]
     assert quality == sorted(quality)
     assert quality[-1] == np.inf
-    again = codec.decode(stream, segments=2, method=method)  # type: ignore[arg-type]
-    assert torch.equal(again, codec.decode(stream, segments=2, method=method))  # type: ignore[arg-type]
+    again = codec.decode(stream, segments=2, reconstruction=reconstruction)
+    assert torch.equal(again, codec.decode(stream, segments=2, reconstruction=reconstruction))
 
 
 def test_prefix_of_the_stream_is_enough(codec: UQDMCodec) -> None:
@@ -147,12 +150,15 @@ folder, *files = sys.argv[1:]
 torch.set_num_threads(2)
 codec = get_codec("uqdm", model=load_model(folder, device="cpu"))
 for file in files:
-    torch.save(codec.decode(container.read(open(file, "rb").read(), codec)), file + ".pt")
+    image = codec.decode(container.read(open(file, "rb").read(), codec))
+    torch.save(image, file + ".pt")
+    codec.portable = "True" in file
+    open(file + ".two", "wb").write(container.write(codec.encode(image), codec))
 assert torch.get_num_threads() == 2
 """
 
 
-def test_files_of_one_thread_decode_in_another_process_with_two(
+def test_files_of_one_thread_decode_in_another_process_with_two_and_the_reverse(
     codec: UQDMCodec, folder: Path, tmp_path: Path
 ) -> None:
     image = picture(40, 600)  # 10 tiles: two batches
@@ -164,6 +170,49 @@ def test_files_of_one_thread_decode_in_another_process_with_two(
     subprocess.run([sys.executable, "-c", _OTHER_PROCESS, str(folder), *map(str, files)], check=True, cwd=ROOT)
     for file in files:
         assert torch.equal(torch.load(f"{file}.pt", weights_only=True), image)
+        other = Path(f"{file}.two").read_bytes()
+        assert other == file.read_bytes()
+        assert torch.equal(codec.decode(container.read(other, codec)), image)
+
+
+def test_portable_prefixes_by_every_reconstruction_from_the_command_line(
+    codec: UQDMCodec, folder: Path, tmp_path: Path
+) -> None:
+    image = picture(40, 72)
+    save_image(image, tmp_path / "photo.png")
+    model = ["--model", str(folder), "--device", "cpu"]
+    file = tmp_path / "photo.uqdm"
+    assert compress([str(tmp_path / "photo.png"), "-o", str(file), "--codec", "uqdm", "--portable", *model]) == 0
+    stream = container.read(file.read_bytes(), codec)
+    assert stream.header.params == bytes([PORTABLE])
+    for reconstruction in METHODS:
+        out = tmp_path / f"{reconstruction}.png"
+        partial = ["--segments", "2", "--reconstruction", reconstruction]
+        assert decompress([str(file), "-o", str(out), *partial, *model]) == 0
+        assert torch.equal(read_image(out), codec.decode(stream, segments=2, reconstruction=reconstruction))
+    assert decompress([str(file), "-o", str(tmp_path / "whole.png"), *model]) == 0
+    assert torch.equal(read_image(tmp_path / "whole.png"), image)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("data", "count"), [("imagenet64", 16), ("kodak", 4)])
+def test_published_tiny_writes_what_it_estimates_and_loses_nothing(shared: Path, data: str, count: int) -> None:
+    from diffpress.lightning_modules import load_model
+
+    codec = UQDMCodec(load_model(shared / "reference" / "uqdm-tiny", device="cpu"))
+    if data == "imagenet64":
+        values = np.load(shared / "data" / "imagenet64" / "val_data.npz")["data"][:count]
+        images = list(torch.from_numpy(values.reshape(-1, 3, 64, 64)))
+    else:  # 128 x 128 pixels from the middle of each photo
+        photos = (read_image(shared / "data" / "kodak" / f"kodim{i:02d}.png") for i in (1, 5, 20, 23)[:count])
+        images = [photo[:, 200:328, 200:328] for photo in photos]
+    bits = estimates = 0.0
+    for image in images:
+        stream, estimate = codec.measure(image)
+        assert torch.equal(codec.decode(stream), image)
+        bits, estimates = bits + stream.payload_bits, estimates + sum(estimate)
+    print(f"{data}: {bits / estimates - 1:+.4%} of the estimate")
+    assert bits == pytest.approx(estimates, rel=3e-3)
 
 
 def test_threads_do_not_change_the_stream(codec: UQDMCodec) -> None:

@@ -110,3 +110,17 @@ def test_published_tiny_gives_its_authors_figures(shared: Path, form: str, data:
     assert bpd == pytest.approx(expected["bpd_mean"], rel=5e-3)
     for ours, theirs in zip(errors.tolist(), expected["mse_denoise_per_step_mean"], strict=False):
         assert abs(10 * math.log10(ours / theirs)) < 0.1
+
+
+@pytest.mark.slow
+def test_published_tiny_gives_its_authors_flow_reconstructions(shared: Path) -> None:
+    expected = json.loads((shared / "reference" / "uqdm_tiny_expected.json").read_text())["averaged"]["imagenet64"]
+    model = load_uqdm(shared / "reference" / "uqdm-tiny")
+    images = reference_images(shared, "imagenet64", 16)
+    torch.manual_seed(REFERENCE_SEED)
+    z_1 = torch.normal(torch.zeros(1, 3, 64, 64), torch.ones(1, 3, 64, 64))
+    with torch.no_grad():
+        latents = model.chain(pixel_likelihood.to_unit(images), z_1.expand(len(images), -1, -1, -1))
+        for sent, theirs in enumerate(expected["mse_flow_per_step_mean_first16"][:-1]):
+            ours = (model.reconstruct(latents[sent], sent, "flow").float() - images.float()).square().mean()
+            assert abs(10 * math.log10(float(ours) / theirs)) < 0.1, sent

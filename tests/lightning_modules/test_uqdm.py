@@ -161,13 +161,10 @@ def test_folders_of_other_models_are_refused_in_one_sentence(tmp_path: Path) -> 
 
 
 class Losses(Callback):
-    """Keeps every training loss, and makes the noise of step i depend on i alone, so that runs can be compared."""
+    """Keeps every training loss."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
-        torch.manual_seed(trainer.global_step)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
         self.values.append(float(outputs["loss"]))
