@@ -127,7 +127,7 @@ class CudaBackend(CpuBackend):
             spare = torch.empty(1 if in_shared else count * states, dtype=torch.int32, device=self.device)
             decisions = torch.empty(rows * states, dtype=torch.uint8, device=self.device)
             arguments = (
-                *(scores, edges[first : last + 1], labels, *label_steps(labels)),
+                *(scores, edges[first : last + 1], labels, *label_steps(labels, k)),
                 *(self._cupy.int32(x) for x in (constraint_length, flush, in_shared)),
                 *(spare, decisions, symbols, total[first:last]),
             )

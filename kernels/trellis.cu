@@ -17,7 +17,7 @@ __device__ __forceinline__ long long turned(long long state, int digit, int L, i
 // scores [N, M], starts [T + 1]: rows of the trellises, decisions [N, 2^L] and global_metrics [T, 2^L] (scratch, the
 // latter used if in_shared is 0), symbols [N], total [T].  decisions begins with the row starts[0].
 extern "C" __global__ void trellis_search(const short* scores, const long long* starts, long long M,
-                                          long long by_oldest, long long by_top, int L, int flush, int in_shared,
+                                          long long by_symbol, long long by_top, int L, int flush, int in_shared,
                                           int* global_metrics, unsigned char* decisions, unsigned char* symbols,
                                           long long* total) {
     extern __shared__ int shared_metrics[];
@@ -31,6 +31,7 @@ extern "C" __global__ void trellis_search(const short* scores, const long long* 
     __syncthreads();
     for (int j = 0; j < stages; ++j) {
         int digit = j % digits, shift = L - K * (digit + 1);
+        int place = digit * K < L - low ? shift : shift + L - low;  // of the digit in the ring as turned
         const short* row = scores + j * M;
         for (long long g = threadIdx.x; g < states >> K; g += blockDim.x) {
             long long base = (g >> shift << (shift + K)) | (g & ((1LL << shift) - 1));
@@ -39,11 +40,12 @@ extern "C" __global__ void trellis_search(const short* scores, const long long* 
             for (int w = 0; w < SYMBOLS; ++w) old[w] = metrics[base + ((long long)w << shift)];
             for (int u = 0; u < SYMBOLS; ++u) {
                 long long state = base + ((long long)u << shift), seen = turned(state, digit, L, low);
-                long long label = (seen & (M - 1)) + by_top * (seen / M);
+                long long rest = seen >> (place + K) << place | (seen & ((1LL << place) - 1));
+                long long label = rest % M + by_top * (rest / M) + u * by_symbol + (M << K);  // never below 0
                 int top = 0, choice = -1;
 #pragma unroll
                 for (int w = 0; w < SYMBOLS; ++w) {
-                    int value = row[(label + w * by_oldest) & (M - 1)] + old[w];
+                    int value = row[(label - w * by_symbol) & (M - 1)] + old[w];
                     if (choice < 0 || value > top) { top = value; choice = w; }
                 }
                 metrics[state] = (j >= stages - flush && u) ? UNREACHED : top;

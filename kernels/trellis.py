@@ -3,11 +3,13 @@
 The register is a ring of D = L/k digits of k bits.  Stage j overwrites digit j mod D (digit 0 is the most significant)
 with the new symbol u; the digit it replaces, w, is the oldest one.  Against a register that shifts this only renames
 states, but every stage works in place on long contiguous rows; so that rows stay long for the last digits too, the ring
-is turned by half at two stages in D (`turned`).  The branch from w into state i (turned) carries the label
+is turned by half at two stages in D (`turned`).  With c the bits of the turned state around the digit, a branch has the
+label
 
-    (i mod M + (M // 6 | 1) w + 37 (i // M)) mod M.
+    (c mod M + 37 (c // M) + (u - w) M / 2^k) mod M
 
-Distinct branches out of a state and into a state have distinct labels, and a stage reads its scores as one strided view
+of M, of which label m + M/2 is meant to be the negative of m: branches that leave a state, and those that enter one,
+are antipodal or orthogonal to each other, as in good convolutional codes.  A stage reads its scores as one strided view
 of a row repeated, without a table.  Metrics are 16-bit integers: half the memory traffic of floats, and sums are exact.
 Decisions are not stored: they are recomputed on the way back, for the visited states only.
 """
@@ -48,9 +50,9 @@ def check(shape: tuple[int, ...], lengths: Integers, constraint_length: int, k: 
         raise KernelError("the constraint length must be a positive multiple of k, at most 40 k")
 
 
-def label_steps(labels: int) -> tuple[int, int]:
-    """What the label grows by with the oldest symbol, and with the part of the state above the labels."""
-    return labels // 6 | 1, 37
+def label_steps(labels: int, k: int) -> tuple[int, int]:
+    """What the label grows by with the new symbol, and with the part of the state's other bits above the labels."""
+    return max(1, labels >> k), 37
 
 
 def turned(state: Any, digit: int, constraint_length: int, k: int) -> Any:
@@ -59,6 +61,12 @@ def turned(state: Any, digit: int, constraint_length: int, k: int) -> Any:
     if digit * k < constraint_length - low:
         return state
     return (state & ((1 << low) - 1)) << (constraint_length - low) | state >> low
+
+
+def digit_shift(digit: int, constraint_length: int, k: int) -> int:
+    """Bits below a digit in the ring as turned for it."""
+    second = constraint_length // k - constraint_length // k // 2  # the first digit of the second half
+    return constraint_length - k * ((digit if digit < second else digit - second) + 1)
 
 
 def path_labels(symbols: Integers, lengths: Integers, constraint_length: int, k: int, labels: int) -> Integers:
@@ -71,12 +79,15 @@ def path_labels(symbols: Integers, lengths: Integers, constraint_length: int, k:
         return np.where(stage >= back, padded[digits - back : len(padded) - back], 0)
 
     state = np.zeros(len(symbols), np.int64)
-    for back in range(digits):
+    for back in range(1, digits):
         state |= symbol(back) << (constraint_length - k * ((stage - back) % digits + 1))
-    for digit in range(digits):
-        state[stage % digits == digit] = turned(state[stage % digits == digit], digit, constraint_length, k)
-    by_oldest, by_top = label_steps(labels)
-    return (state % labels + by_oldest * symbol(digits) + by_top * (state // labels)) % labels
+    rest = np.zeros_like(state)
+    for digit in range(digits):  # turned, without the digit that the stage overwrites
+        here = np.flatnonzero(stage % digits == digit)
+        seen, shift = turned(state[here], digit, constraint_length, k), digit_shift(digit, constraint_length, k)
+        rest[here] = seen >> k + shift << shift | seen & (1 << shift) - 1
+    by_symbol, by_top = label_steps(labels, k)
+    return (rest % labels + by_top * (rest // labels) + by_symbol * (symbols - symbol(digits))) % labels
 
 
 def search_many(
@@ -114,52 +125,29 @@ class Viterbi:
         self.metrics = np.empty((stages + 1, self.states), np.int16)  # as the stage that wrote them saw the ring
         self._turned = np.empty(self.states, np.int16)
         self._sums = np.empty((self.symbols, self.states), np.int16)
-        by_oldest, by_top = label_steps(labels)
-        low, top = min(labels, self.states), max(1, self.states // labels)
-        reach = low + by_oldest * (self.symbols - 1) + by_top * (top - 1)
+        parts = [self._parts(digit) for digit in range(self.digits)]
+        reach = max(1 + sum(step * (n - 1) for step, n in zip(steps, shape, strict=True)) for shape, steps in parts)
         self._row = np.zeros((-(-reach // labels), labels), np.int16)
-        self._views = [self._stage_views(digit, by_oldest, by_top) for digit in range(self.digits)]
+        self._views = [self._stage_views(*part) for part in parts]
 
-    def _stage_views(self, digit: int, by_oldest: int, by_top: int) -> tuple[Shorts, Shorts, Shorts, Shorts]:
-        """(scores, sums, old metrics of all stages, old metrics turned) as [w, parts of i] that broadcast.
+    def _parts(self, digit: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The branches of a stage as a grid [w, two parts above the digit, u, two parts below]: shape, label steps."""
+        below = 1 << digit_shift(digit, self.length, self.k)
+        above = self.states // (below * self.symbols)
+        by_symbol, by_top = label_steps(self.labels, self.k)
+        low = min(above, max(1, self.labels // below))  # values of the part above the digit that end within the labels
+        shape = (self.symbols, above // low, low, self.symbols, -(-below // self.labels), min(below, self.labels))
+        return shape, (-by_symbol % self.labels, by_top * max(1, below // self.labels), below, by_symbol, by_top, 1)
 
-        The state i consists of parts that the digit u and the border between labels and states above cut out of it.
-        """
-        here = digit if digit < self.second else digit - self.second
-        above, below = 1 << self.k * here, 1 << self.length - self.k * (here + 1)
-        low = min(self.labels, self.states)
-        # every part as (values, u among them, step of the label): from the most significant on
-        if below >= low:
-            parts = [(above, False), (self.symbols, True), (below // low, False), (low, False)]
-        elif below * self.symbols > low:
-            parts = [(above, False), (below * self.symbols // low, True), (low // below, True), (below, False)]
-        else:
-            parts = [(self.states // low, False), (above * low // self.states, False), (self.symbols, True),
-                     (below, False)]  # fmt: skip
-        shape, steps, place = [], [], self.states
-        for values, _ in parts:
-            place //= values
-            shape.append(values)
-            steps.append(place if place < low else place // low * by_top)
-        strides = [2 * step for step in (by_oldest, *steps)]
-        scores = np.lib.stride_tricks.as_strided(self._row.reshape(-1), (self.symbols, *shape), strides)
-        without = [1 if is_digit else values for values, is_digit in parts]
-        every = self.metrics.reshape(-1, above, self.symbols, below).transpose(0, 2, 1, 3)
-        turned_ = self._turned.reshape(above, self.symbols, below).transpose(1, 0, 2)
-        old = np.lib.stride_tricks.as_strided(
-            every, (len(every), self.symbols, *without), (*every.strides[:2], *self._without(parts))
-        )
-        old_turned = np.lib.stride_tricks.as_strided(turned_, (self.symbols, *without),
-                                                     (turned_.strides[0], *self._without(parts)))  # fmt: skip
-        return scores, self._sums.reshape(self.symbols, *shape), old, old_turned
+    def _stage_views(self, shape: tuple[int, ...], steps: tuple[int, ...]) -> tuple[Shorts, Shorts, Shorts, Shorts]:
+        """(scores, sums, old metrics of all stages, old metrics turned) as such grids that broadcast."""
+        scores = np.lib.stride_tricks.as_strided(self._row.reshape(-1), shape, [2 * step for step in steps])
 
-    def _without(self, parts: list[tuple[int, bool]]) -> list[int]:
-        """Strides in bytes of the parts of i in the metrics, with the digit left at 0."""
-        place, strides = self.states, []
-        for values, _ in parts:
-            place //= values
-            strides.append(2 * place)
-        return strides
+        def old(metrics: Shorts) -> Shorts:
+            parts = metrics.reshape(-1, *shape[1:3], self.symbols, 1, *shape[4:])  # [stage, above, w, u, below]
+            return parts.transpose(0, 3, 1, 2, 4, 5, 6)
+
+        return scores, self._sums.reshape(shape), old(self.metrics), old(self._turned)[0]
 
     def search(self, scores: Shorts, flush: int) -> tuple[NDArray[np.uint8], int]:
         """Best path through one trellis: scores int16 [N, M] -> (symbols uint8 [N], sum)."""
@@ -185,24 +173,27 @@ class Viterbi:
             np.add(view, source, out=sums)
             np.maximum.reduce(self._sums, axis=0, out=metrics[j + 1])
             if j >= stages - flush:
-                here = digit if digit < second else digit - second
-                metrics[j + 1].reshape(1 << self.k * here, self.symbols, -1)[:, 1:] = UNREACHED
+                below = 1 << digit_shift(digit, self.length, self.k)
+                metrics[j + 1].reshape(-1, self.symbols, below)[:, 1:] = UNREACHED
         final = int(metrics[stages].argmax())
         return self._trace_back(scores, final), taken + int(metrics[stages, final])
 
     def _trace_back(self, scores: Shorts, state: int) -> NDArray[np.uint8]:
         """Symbols uint8 [N] of the path that ends in `state`, turned; plain integers beat arrays of four numbers."""
         length, k, labels, second, digits = self.length, self.k, self.labels, self.second, self.digits
-        mask, by_oldest, by_top = self.symbols - 1, *label_steps(labels)
+        mask, (by_symbol, by_top) = self.symbols - 1, label_steps(labels, k)
         low = digits // 2 * k
+        shifts = [digit_shift(digit, length, k) for digit in range(digits)]
         metrics, table = self.metrics.data, np.ascontiguousarray(scores).data
         path = bytearray(len(scores))
         for j in range(len(scores) - 1, -1, -1):
             digit = j % digits
-            shift = length - k * ((digit if digit < second else digit - second) + 1)
-            path[j] = state >> shift & mask
-            base = state & ~(mask << shift)
-            step, label = 1 << shift, state % labels + by_top * (state // labels)
+            shift = shifts[digit]
+            path[j] = symbol = state >> shift & mask
+            below, above = state & (1 << shift) - 1, state >> shift + k
+            rest = above << shift | below
+            base, step = above << shift + k | below, 1 << shift
+            label = rest % labels + by_top * (rest // labels) + by_symbol * symbol
             if digits > 1 and j and digit in (0, second):  # where the previous stage saw it
                 right = low if digit == 0 else length - low
                 # turning moves single digits too, so step follows
@@ -213,5 +204,5 @@ class Viterbi:
                 value = metrics[j, previous] + table[j, label % labels]
                 if best is None or value > best:
                     best, state = value, previous
-                label += by_oldest
+                label -= by_symbol
         return np.frombuffer(path, np.uint8)

@@ -204,7 +204,7 @@ def _quantised(
     energy = codebook.energies(matrix, distinct) * (0.5 * (variance - 1.0))
     energy -= energy.mean(1, keepdim=True)  # a constant per stage moves no path
     low, high = scores.aminmax()
-    scale = limit / max(float(torch.maximum(-low, high) + energy.abs().max()), 1e-30)
+    scale = limit / (torch.maximum(-low, high) + energy.abs().max()).clamp(min=1e-30)
     whole = torch.empty(rows, 2 * half, dtype=torch.int16, device=scores.device)
     energy, where = energy.mul_(scale), where.to(scores.device)
     for first in range(0, rows, 256):  # pieces that stay in the cache

@@ -25,7 +25,7 @@ LAYER_SURPLUS = 0.06  # extra bits of every layer but the last, against errors t
 METRICS = 1 << 26  # states times stages of a codeword at most, 128 MiB in the search; longer layers are several
 CODEWORD_STAGES = 1 << 11  # and stages at most; longer codewords deliver no more
 GROUP_SCORES = 1 << 25  # scores held at once, 64 MiB as 16-bit integers
-BRANCHES = 3e9  # the automatic constraint length keeps the search of a step within this (about 1 s of one core)
+BRANCHES = 8e9  # the automatic constraint length keeps the search of a step within this (about 3 s of one core)
 RAMP_STAGES = 20  # the early stages that own fewer coordinates are at most this many
 
 Payload = bytes  # the classes below have a field of that name
@@ -34,10 +34,10 @@ Payload = bytes  # the classes below have a field of that name
 # constraint lengths; linear in between.  Measured open loop by tools/measure_factors.py.
 BUDGETS = (6.0, 13.0, 28.0, 58.0, 118.0, 240.0, 480.0, 960.0, 3840.0)
 FACTORS = {
-    10: (1.422, 1.283, 1.189, 1.148, 1.131, 1.113, 1.107, 1.105, 1.104),
-    12: (1.391, 1.241, 1.155, 1.116, 1.102, 1.083, 1.080, 1.076, 1.076),
-    14: (1.393, 1.233, 1.139, 1.098, 1.085, 1.070, 1.065, 1.058, 1.058),
-    16: (1.400, 1.227, 1.131, 1.088, 1.070, 1.058, 1.052, 1.052, 1.047),
+    10: (1.390, 1.254, 1.169, 1.137, 1.119, 1.106, 1.097, 1.091, 1.090),
+    12: (1.381, 1.235, 1.151, 1.111, 1.095, 1.078, 1.075, 1.071, 1.070),
+    14: (1.401, 1.229, 1.133, 1.096, 1.083, 1.068, 1.064, 1.060, 1.057),
+    16: (1.391, 1.230, 1.132, 1.090, 1.067, 1.056, 1.051, 1.049, 1.046),
 }
 
 

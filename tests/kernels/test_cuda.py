@@ -94,10 +94,10 @@ extern "C" void run_pfr(const float* mu, long long n, long long width, u64 key, 
 }
 """
 ENTRY_TRELLIS = """
-extern "C" void run_trellis(const short* scores, const long long* starts, long long T, long long M, long long by_oldest,
+extern "C" void run_trellis(const short* scores, const long long* starts, long long T, long long M, long long by_symbol,
                             long long by_top, int L, int flush, int in_shared, int* spare, unsigned char* decisions,
                             unsigned char* symbols, long long* total) {
-    launch(T, 1, 8, [=] { trellis_search(scores, starts, M, by_oldest, by_top, L, flush, in_shared, spare, decisions,
+    launch(T, 1, 8, [=] { trellis_search(scores, starts, M, by_symbol, by_top, L, flush, in_shared, spare, decisions,
                                          symbols, total); });
 }
 """
@@ -176,7 +176,7 @@ def test_trellis_source_equals_cpu(library, length, k, flush, in_shared):
     spare, decisions = np.zeros((2, 1 << length), np.int32), np.zeros((15, 1 << length), np.uint8)
     starts = np.array([0, 9, 15])
     getattr(library, f"run_trellis_{k}")(
-        pointer(scores), pointer(starts), wide(2), wide(16), *map(wide, label_steps(16)), length, flush, in_shared,
+        pointer(scores), pointer(starts), wide(2), wide(16), *map(wide, label_steps(16, k)), length, flush, in_shared,
         pointer(spare), pointer(decisions), pointer(symbols), pointer(total),
     )  # fmt: skip
     path, best = get_backend("cpu").trellis_search(*map(torch.from_numpy, (scores, lengths)), length, k, flush)

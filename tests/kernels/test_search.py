@@ -43,6 +43,7 @@ def test_labels_tell_neighbouring_branches_apart(length, k):
             lengths = np.full(1 << k, 2 * digits)
             labels = path_labels(symbols.reshape(-1), lengths, length, k, 2048).reshape(1 << k, -1)
             assert len(set(labels[:, stage].tolist())) == 1 << k
+            assert len(set((labels[:, stage] % (2048 >> k)).tolist())) == 1  # half of them negatives of the others
             assert (labels == labels[0])[:, :place].all()  # a label depends on what came before it
 
 
@@ -54,7 +55,7 @@ def test_long_paths_at_the_largest_scores_do_not_overflow():
         scores[300:] = -top  # and falls again
         path, total = search_many(scores, np.array([400]), length, k, flush, 1)
         assert total[0] == path_score(scores, path, length, k)
-        assert total[0] > 180 * top
+        assert total[0] > 150 * top
         assert (path[400 - flush :] == 0).all()
 
 

@@ -1,0 +1,60 @@
+"""BD-rate of the trellis against the published reverse-channel scheme on photos, both through real files.
+
+    OMP_NUM_THREADS=1 python benchmarks/rcc_kodak.py ../shared/data/kodak --every 3 --preset fast --bpp 0.7 --threads 1
+
+Runs kodak_prefixes.py with --coder trellis and --coder pfr (truncated search, 14-bit chunks, 2^16 candidates, Zipf)
+and compares the two curves of each photo, rate of every prefix file against PSNR.  Curves that are in the output folder
+already are not measured again: delete them to do so.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from jsonargparse import auto_cli
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+
+import kodak_prefixes  # noqa: E402
+
+from diffpress.evaluation.bd import bd_rate, overlap  # noqa: E402
+
+
+def main(
+    data: str,
+    out: Path = Path("rcc_kodak"),
+    model: str = "diffc-pixel",
+    bpp: float = 0.7,
+    preset: str = "fast",
+    every: int = 1,
+    threads: int = 2,
+) -> None:
+    """Measure every `every`-th photo in `data` with both coders; results go to the folder `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    curves = {}
+    for coder in ("trellis", "pfr"):
+        path = out / f"{coder}.json"
+        if not path.exists():
+            unfinished = out / f"{coder}-unfinished.json"
+            kodak_prefixes.main(data, unfinished, model, bpp, preset, coder, every, threads=threads)
+            unfinished.rename(path)
+        curves[coder] = {curve["image"]: curve for curve in json.loads(path.read_text())}
+    deltas = []
+    for image, tested in curves["trellis"].items():
+        anchor = curves["pfr"][image]
+        shared = overlap(anchor["psnr"], tested["psnr"])
+        delta = bd_rate(anchor["bpp"], anchor["psnr"], tested["bpp"], tested["psnr"])
+        if delta is None or shared is None:
+            print(f"{image}: the curves do not overlap")
+            continue
+        deltas.append(delta)
+        seconds = ", ".join(f"{coder} {curves[coder][image]['encode_s']:.0f} s" for coder in curves)
+        print(f"{image}: {delta:+.2f} % from {shared[0]:.1f} to {shared[1]:.1f} dB; encoding {seconds}")
+    print(f"BD-rate of the trellis against published PFR: {np.mean(deltas):+.2f} %, mean of {len(deltas)} photos")
+
+
+if __name__ == "__main__":
+    auto_cli(main)
