@@ -70,6 +70,10 @@ class ReverseChannelCoder(Protocol):
         """Bytes that the payload at the start of `buffer` occupies; raises PayloadError if the buffer is too short."""
         ...
 
+    def fixed_size(self, size: int, bits: float, key: int) -> int | None:
+        """Bytes that the payload of this step will have whatever is sent; None where that takes a search to know."""
+        ...
+
     def cost(self, payload: Buffer, size: int | None = None, bits: float | None = None, key: int | None = None) -> int:
         """Length in bits: of the whole bytes, or without the padding at the end where the step is given too."""
         ...

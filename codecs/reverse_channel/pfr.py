@@ -114,6 +114,9 @@ class PfrCoder(base.Coder):
         index = torch.tensor(indices, dtype=torch.int64, device=step.backend.device)
         return self._sample(step.backend, chunks, index, step.size, step.key)
 
+    def fixed_size(self, size: int, bits: float, key: int) -> None:
+        """See ReverseChannelCoder.fixed_size: indices have codes of their own lengths."""
+
     def payload_size(self, buffer: base.Buffer, size: int, bits: float, key: int) -> int:
         """See ReverseChannelCoder.payload_size."""
         size, bits, key = base.check_step(size, bits, key)

@@ -83,9 +83,13 @@ class TrellisCoder(base.Coder):
             total.add_(sample.mul_(layer.noise) * layer.weight)
         return rotate_back(total, _signs(step, ROTATION))
 
+    def fixed_size(self, size: int, bits: float, key: int) -> int:
+        """See ReverseChannelCoder.fixed_size."""
+        return self._plan(*base.check_step(size, bits, key)).bytes
+
     def payload_size(self, buffer: base.Buffer, size: int, bits: float, key: int) -> int:
-        """See ReverseChannelCoder.payload_size; a function of size, bits and key alone."""
-        needed = self._plan(*base.check_step(size, bits, key)).bytes
+        """See ReverseChannelCoder.payload_size."""
+        needed = self.fixed_size(size, bits, key)
         if len(buffer) < needed:
             raise base.PayloadError(f"the payload of this step has {needed} bytes, but only {len(buffer)} are left")
         return needed

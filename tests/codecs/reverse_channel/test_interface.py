@@ -44,6 +44,7 @@ def test_decode_returns_the_encoders_sample(name, options, size, bits):
         assert np.array_equal(coder.decode(payload, size, bits, key, like=mu), sample)
         assert coder.payload_size(payload + b"\xff\x00\x55", size, bits, key) == len(payload)
         assert coder.payload_size(memoryview(payload), size, bits, key) == len(payload)
+        assert coder.fixed_size(size, bits, key) == (len(payload) if name == "trellis" else None)
         assert 8 * len(payload) - 8 < coder.cost(payload, size, bits, key) <= 8 * len(payload) == coder.cost(payload)
 
 
