@@ -10,7 +10,7 @@ from .base import Codec, CodecError, Header, Stream, codec_names, get_codec
 
 __all__ = ["Codec", "CodecError", "Header", "Stream", "codec_names", "get_codec"]
 
-_BUILTIN = ("classical", "diffc", "external", "uqdm")
+_BUILTIN = ("bitsback", "classical", "diffc", "external", "uqdm")
 
 
 def load_builtin() -> None:

@@ -1,8 +1,9 @@
 """Entropy coding: integers to bytes under known probabilities.  The only importer of constriction.
 
-Two uses.  Values with a Gaussian each (`encode_gaussians`, `GaussianDecoder`): plain and sequential.  Values whose
+Three uses.  Values with a Gaussian each (`encode_gaussians`, `GaussianDecoder`): plain and sequential.  Values whose
 probabilities come from shared integer tables (`SegmentEncoder`, `SegmentDecoder`): symbols are grouped by table, so
-that a table is built once, and the stream can be cut into segments of which any prefix decodes.
+that a table is built once, and the stream can be cut into segments of which any prefix decodes.  A
+stack of bits from which samples can be drawn (`BitStack`).
 
 Everything runs in 24-bit fixed point on a range coder: the same parameters give the same bits on every machine.
 Truncated or foreign data mostly decodes to garbage without an error; checking for that is the container's job.
@@ -29,8 +30,10 @@ from .base import CodecError
 
 _model = constriction.stream.model
 _queue = constriction.stream.queue
+_stack = constriction.stream.stack
 
 Ints = NDArray[np.integer[Any]]
+Floats = NDArray[np.float64]
 MAX_ESCAPE_BITS = 24  # escapes hold values up to 2^23 beyond their table
 
 
@@ -192,10 +195,52 @@ class GaussianDecoder:
 
 
 def _gaussian_parameters(
-    centres: NDArray[np.float64], widths: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    centres: Floats, widths: Floats
+) -> tuple[Floats, Floats]:
     pair = np.ascontiguousarray(centres, np.float64).ravel(), np.ascontiguousarray(widths, np.float64).ravel()
     if not (np.isfinite(pair[0]).all() and np.isfinite(pair[1]).all() and (pair[1] > 0).all()):
         # constriction would encode NaN without a word
         raise CodecError("a Gaussian's centre or width is not a usable number")
     return pair
+
+
+class StackEmpty(CodecError):
+    """More was taken from a BitStack than it held."""
+
+
+class BitStack:
+    """Integers under Gaussians on a last-in-first-out stack of bits (ANS), for bits-back coding.
+
+    `pop` turns bits of the stack into samples, `push` turns integers into bits; each undoes the other exactly.
+    """
+
+    def __init__(self, words: Ints, sealed: bool = True) -> None:
+        """A stack on top of `words` [N], any bits at all; `sealed` False: a stack that `words` returned before."""
+        self._coder = _stack.AnsCoder(np.ascontiguousarray(words, np.uint32), seal=sealed)
+
+    def push(self, symbols: Ints, centres: Floats, widths: Floats, low: int, high: int) -> None:
+        """Put integers [N] in low..high on the stack, the n-th a Gaussian around centres[n] of deviation widths[n]."""
+        values = np.ascontiguousarray(symbols, np.int32)
+        if values.min() < low or values.max() > high:
+            raise CodecError(f"a symbol lies outside {low}..{high}")
+        model = _model.QuantizedGaussian(low, high)
+        self._coder.encode_reverse(values, model, *_gaussian_parameters(centres, widths))
+
+    def pop(self, centres: Floats, widths: Floats, low: int, high: int) -> NDArray[np.int32]:
+        """Take integers [N] from the stack; raises StackEmpty."""
+        model = _model.QuantizedGaussian(low, high)
+        values = self._coder.decode(model, *_gaussian_parameters(centres, widths))
+        if self._coder.num_words() < 2:  # constriction goes on below the bottom without a word
+            raise StackEmpty("the stack of bits is empty")
+        return np.asarray(values, np.int32)
+
+    def words(self) -> NDArray[np.uint32]:
+        """Everything on the stack, for the decoder's stack."""
+        return np.asarray(self._coder.get_compressed(), np.uint32)
+
+    def bottom(self) -> NDArray[np.uint32]:
+        """The words that the stack was put on; raises CodecError unless everything above has been undone."""
+        try:
+            return np.asarray(self._coder.get_compressed(unseal=True), np.uint32)
+        except Exception as error:  # of no documented kind
+            raise CodecError("the data does not fit the probabilities it is decoded with") from error

@@ -28,7 +28,8 @@ def parser() -> ArgumentParser:
     p.add_argument("--lossless", type=bool, nargs="?", const=True, default=False, help="restore every pixel")
     p.add_argument("--coder", type=Literal["trellis", "pfr"] | None, help="diffc: reverse-channel coder")
     p.add_argument("--preset", type=str | None,
-                   help="diffc: schedule of the calibration (fast, default, best; 12, 20, 54, 163 for pipelines)")
+                   help="diffc: schedule of the calibration (fast, default, best; 12, 20, 54, 163 for pipelines); "
+                        "bitsback: 20, 40 or 80 levels (fast, default, best)")
     p.add_argument("--schedule", type=str | None,
                    help="diffc: file with presets, or the name of a shipped one (sd15, sd21, sdxl, flux, sd3)")
     p.add_argument("--prompt", type=str | None, help="diffc: what all images show; it is stored in the file")
@@ -37,7 +38,7 @@ def parser() -> ArgumentParser:
     p.add_argument("--guidance", type=float | None, help="diffc: guidance scale while encoding, in eighths (default 1)")
     p.add_argument("--denoising-guidance", type=float | None,
                    help="diffc: guidance scale for the final reconstruction (default: as --guidance)")
-    p.add_argument("--portable", type=bool | None, nargs="?", const=True, help="uqdm: files move between machines")
+    p.add_argument("--portable", type=bool | None, nargs="?", const=True, help="uqdm, bitsback: files move between machines")
     p.add_argument("--quality", type=int | None, help="classical codecs: quality")
     p.add_argument("--force", type=bool, nargs="?", const=True, default=False, help="overwrite existing files")
     return p
@@ -56,7 +57,7 @@ def main(args: Sequence[str] | None = None) -> int:
     settings = {name: given[name] for name in names if given[name] is not None}
     request = {name: given[name] for name in ("bpp", "segments", "prompt") if given[name] is not None}
     if given.lossless:
-        (request if given.codec in ("diffc", "uqdm") else settings)["lossless"] = True
+        (request if given.codec in ("diffc", "uqdm", "bitsback") else settings)["lossless"] = True
 
     def action() -> int:
         loading, prompt_of = loading_options(given), None

@@ -10,10 +10,12 @@ writes the averaged weights of a training checkpoint as a model folder.
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -30,10 +32,12 @@ class PixelPrior(ABC):
     folder    where the model was read from; the calibration beside the weights is looked up there
     device    where tensors live
     multiple  height and width the network accepts are multiples of this
+    network   what `denoise` runs, set by subclasses
     """
 
     lossless = True
     num_levels = 1000
+    network: Any
 
     def __init__(self, folder: Path, device: torch.device, multiple: int) -> None:
         self.folder, self.device, self.multiple = folder, device, multiple
@@ -51,6 +55,12 @@ class PixelPrior(ABC):
         """(3, h, w) of x0 for an image of (H, W) = `size`."""
         height, width = (-(-side // self.multiple) * self.multiple for side in size)
         return 3, height, width
+
+    def double(self) -> Self:
+        """A copy that takes and gives float64: what it computes then differs little from machine to machine."""
+        other = copy.copy(self)
+        other.network = copy.deepcopy(self.network).double()
+        return other
 
     @abstractmethod
     def log_snr(self, step: int) -> float:
@@ -83,7 +93,7 @@ class DenoiserPrior(PixelPrior):
 
     @torch.inference_mode()
     def denoise(self, z: Tensor, step: int) -> Tensor:
-        level = torch.full((len(z),), self.log_snr(step), device=z.device)
+        level = torch.full((len(z),), self.log_snr(step), dtype=z.dtype, device=z.device)
 
         def network(piece: Tensor) -> Tensor:
             return self.network(piece.contiguous(memory_format=torch.channels_last), level)
@@ -117,7 +127,6 @@ class UNet2DPrior(PixelPrior):
             raise ModelError(f"{folder} has the unknown prediction type {self.prediction!r}")
         self.alphas_cumprod = scheduler.alphas_cumprod.double()
         self.num_levels = len(self.alphas_cumprod)
-        self.dtype = dtype
         self.network = network.to(device).eval().requires_grad_(False)
         super().__init__(folder, torch.device(device), 2 ** (len(network.config["block_out_channels"]) - 1))
 
@@ -128,7 +137,7 @@ class UNet2DPrior(PixelPrior):
 
     @torch.inference_mode()
     def denoise(self, z: Tensor, step: int) -> Tensor:
-        output = self.network(z.to(self.dtype), step - 1).sample.float()
+        output = self.network(z.to(self.network.dtype), step - 1).sample.to(z.dtype)
         level = self.log_snr(step)
         if self.prediction == "epsilon":
             output = x0_from_eps(z, output, level)

@@ -18,9 +18,9 @@ class VDMPrior(PixelPrior):
     """
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu") -> None:
-        self.model = load_vdm(folder, device).requires_grad_(False)
-        super().__init__(Path(folder), torch.device(device), self.model.network.config.patch_size)
-        self.clean, self.noisy = self.model.schedule(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        self.network = load_vdm(folder, device).requires_grad_(False)
+        super().__init__(Path(folder), torch.device(device), self.network.network.config.patch_size)
+        self.clean, self.noisy = self.network.schedule(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
 
     def log_snr(self, step: int) -> float:
         return self.clean + (self.noisy - self.clean) * step / self.num_levels
@@ -28,4 +28,4 @@ class VDMPrior(PixelPrior):
     @torch.inference_mode()
     def denoise(self, z: Tensor, step: int) -> Tensor:
         level = torch.full((len(z),), self.log_snr(step), dtype=z.dtype, device=z.device)
-        return self.model.predict(z, level).clamp(-1.0, 1.0)
+        return self.network.predict(z, level).clamp(-1.0, 1.0)
