@@ -1,6 +1,6 @@
 """BD-rate of the trellis against the published reverse-channel scheme on photos, both through real files.
 
-    OMP_NUM_THREADS=1 python benchmarks/rcc_kodak.py ../shared/data/kodak --every 3 --preset fast --bpp 0.7 --threads 1
+    OMP_NUM_THREADS=1 python benchmarks/rcc_kodak.py ../shared/data/kodak --every 3 --preset fast --bpp 1.0 --threads 1
 
 Runs kodak_prefixes.py with --coder trellis and --coder pfr (truncated search, 14-bit chunks, 2^16 candidates, Zipf)
 and compares the two curves of each photo, rate of every prefix file against PSNR.  Curves that are in the output folder
@@ -27,7 +27,7 @@ def main(
     data: str,
     out: Path = Path("rcc_kodak"),
     model: str = "diffc-pixel",
-    bpp: float = 0.7,
+    bpp: float = 1.0,
     preset: str = "fast",
     every: int = 1,
     threads: int = 2,
