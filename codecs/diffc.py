@@ -233,7 +233,7 @@ class DiffC:
         """The next step, as far as `limit` allows: (longer stream, level reached, sample, partial), or None.
 
         Without a limit the step is sent whole.  Else the bits of a shorter step are known in advance, because
-        |mu|^2 = (SNR_s - SNR_t) |x - x0_hat|^2; only the coder's overhead is learned by trying.
+        |mu|^2 = (SNR_s - SNR_t) |x - x0_hat|^2; the overhead of a coder that cannot tell is learned by trying.
         """
         coder = plan.make_coder()
         dimensions, error = difference.numel(), float(difference.double().square().mean())
@@ -249,14 +249,21 @@ class DiffC:
             budget = self.chain.budget(plan, state, target, code)
             if overhead * budget > 8 * room:
                 continue
+            lead = bytes([code]) if plan.budgets or not stream.segments else b""
+            if not stream.segments:
+                lead = side.to_bytes() + lead
+
+            def with_payload(payload: bytes, lead: bytes = lead) -> Stream:
+                return replace(stream, segments=(*stream.segments, lead + payload))
+
+            known = coder.fixed_size(dimensions, budget, state.steps) if budget else 0
+            if known is not None and len(container.write(with_payload(bytes(known)), self)) > limit:
+                continue
             if budget:
                 payload, sample = coder.encode(math.sqrt(gain) * difference.flatten(), budget, state.steps)
             else:
                 payload, sample = b"", self.chain.noise(state.steps, dimensions)
-            lead = bytes([code]) if plan.budgets or not stream.segments else b""
-            if not stream.segments:
-                lead = side.to_bytes() + lead
-            longer = replace(stream, segments=(*stream.segments, lead + payload))
+            longer = with_payload(payload)
             if len(container.write(longer, self)) <= limit:
                 return longer, target, torch.as_tensor(sample), partial
             overhead = max(1.005 * overhead, 8 * len(payload) / budget) if budget else math.inf
@@ -277,6 +284,13 @@ class DiffC:
         reconstruction  overrides the codec's own
         """
         return run(self.prior, [self._decode(stream, segments, reconstruction, progress)])[0]
+
+    def prefix(self, stream: Stream, segments: int) -> Stream:
+        """A complete stream of the first `segments` segments, at least one, as if `encode` had stopped there."""
+        whole = segments >= stream.announced
+        plan = self._plan(stream.header)
+        params = stream.header.params if whole else replace(plan, partial=0, lossless=False).to_bytes()
+        return Stream(replace(stream.header, params=params), stream.segments[:segments])
 
     def decode_prefixes(self, stream: Stream) -> list[Tensor]:
         """The images after 1, 2, ... segments, in the time that decoding all of them takes; reconstruction "mse"."""

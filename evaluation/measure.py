@@ -28,6 +28,7 @@ from .points import DEFAULT, LOSSLESS, CodecSpec, point_name
 FAILURES = (CodecError, ImageError, ModelError, OSError, MemoryError, ValueError, RuntimeError)
 BOUND = "autoencoder alone"
 STEPS = 12
+PREFIXES = 16
 ExtraMetric = Callable[[Tensor, Tensor], float | None]
 
 
@@ -39,7 +40,7 @@ class Measurement:
     num_bytes     its size on disk; hypothetical points: the bits that would be needed / 8
     scores        quality by CompressAI's names ("psnr-rgb", "ssim-rgb", "ms-ssim-rgb", ...); None where undefined
     encode_s      seconds from pixels to the file's bytes; for prefixes of one file, of the whole file
-    decode_s      seconds from the file's bytes to pixels
+    decode_s      seconds from the file's bytes to pixels; 0 where all prefixes were decoded in one pass
     peak_mib      peak memory in MiB, the larger of encode and decode: resident memory of the whole process, libraries
                   included, or on a GPU the memory allocated there
     hypothetical  no such file exists: ideal coder, entropy estimate, VAE bound
@@ -114,7 +115,11 @@ def measure_image(
     for values, options in _encodings(spec):
         if "lossless" not in accepted and not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
             options.pop("lossless", None)  # a codec that is always lossless has no such option
-        points = [point_name(spec.grid.option, value) for value in values if value != "all"]
+        if "all" in values and spec.grid.option != "segments" and not codec.prior.lossless:  # type: ignore[attr-defined]
+            options.pop("lossless", None)  # a model on latents has no lossless end; its prefixes are worth having
+            values = [value for value in values if value != LOSSLESS]
+        option = "segments" if "all" in values else spec.grid.option
+        points = [point_name(option, value) for value in values if value != "all"]
         try:
             with _Watch() as encoding:
                 stream = codec.encode(image, **options)
@@ -123,12 +128,16 @@ def measure_image(
             record.points += [Measurement(point, error=_sentence(error)) for point in points or ["all"]]
             continue
         record.fingerprint = stream.header.fingerprint.hex()
-        for value, segments in _prefixes(values, stream, spec.grid.option == "segments"):
-            point = point_name(spec.grid.option, value)
+        served = list(_prefixes(values, stream, option == "segments"))
+        shown = _all_prefixes(codec, whole, image) if "all" in values else None
+        for value, segments in served:
+            point = point_name(option, value)
             path = Path("files") / spec.slug / f"{name}-{point}{codec.suffix}"
             data = whole if segments is None else _prefix(stream, segments, codec)
             try:
-                result, decoded = _decode_and_score(codec, stream, data, out / path, image, extra or {})
+                result, decoded = _decode_and_score(
+                    codec, data, out / path, image, extra or {}, shown if segments else None
+                )
             except FAILURES as error:
                 record.points.append(Measurement(point, error=_sentence(error)))
                 continue
@@ -152,21 +161,33 @@ def read_file(codec: Codec, data: bytes, height: int, width: int) -> Stream:
         return Stream(Header(codec.name, height, width), (data,), native=True)
 
 
+def _all_prefixes(codec: Codec, data: bytes, image: Tensor) -> list[Tensor] | None:
+    """The images after 1, 2, ... segments of a file, where the codec decodes them in one pass; else None.
+
+    They are what decoding each prefix's own file gives (tests/codecs/test_diffc.py), as long as it ends with "mse".
+    """
+    if getattr(codec, "reconstruction", "") != "mse" or not hasattr(codec, "decode_prefixes"):
+        return None
+    images: list[Tensor] = codec.decode_prefixes(read_file(codec, data, *image.shape[1:]))
+    return images
+
+
 def _decode_and_score(
-    codec: Codec, stream: Stream, data: bytes, path: Path, image: Tensor, extra: dict[str, ExtraMetric]
+    codec: Codec, data: bytes, path: Path, image: Tensor, extra: dict[str, ExtraMetric],
+    shown: list[Tensor] | None = None,
 ) -> tuple[Measurement, Tensor]:
     write_file(path, data)
     height, width = image.shape[1:]
     with _Watch() as decoding:
         read = read_file(codec, path.read_bytes(), height, width)
-        decoded = codec.decode(read).cpu()
+        decoded = shown[len(read.segments) - 1] if shown else codec.decode(read).cpu()
     num_bytes = path.stat().st_size
     result = Measurement(
         "",
         num_bytes=num_bytes,
         bpp=bits_per_pixel(num_bytes, height, width),
         scores=score(decoded, image, extra),
-        decode_s=decoding.seconds,
+        decode_s=0.0 if shown else decoding.seconds,
         peak_mib=decoding.peak_mib,
         segments=len(read.segments),
     )
@@ -188,10 +209,14 @@ def score(decoded: Tensor, image: Tensor, extra: dict[str, ExtraMetric] | None =
 def _encodings(spec: CodecSpec) -> Iterator[tuple[list[Any], dict[str, Any]]]:
     """(values served, options of encode): one encoding for all prefixes, one per value otherwise."""
     grid = spec.grid
-    if grid.option == "segments":
-        yield list(grid.values), {"lossless": True} if LOSSLESS in grid.values else {}
-        return
+    if grid.option == "segments" or "all" in grid.values:
+        together = [v for v in grid.values if v in ("all", LOSSLESS) or grid.option == "segments"]
+        yield together, {"lossless": True} if LOSSLESS in together else {}
+    else:
+        together = []
     for value in grid.values:
+        if value in together:
+            continue
         yield [value], {LOSSLESS: True} if value == LOSSLESS else {grid.option: value}
     if not grid.values:
         yield [DEFAULT], {}
@@ -202,7 +227,8 @@ def _prefixes(values: list[Any], stream: Stream, prefixes: bool) -> Iterator[tup
     total = len(stream.segments)
     for value in values:
         if value == "all":
-            yield from ((k, k) for k in range(1, total if LOSSLESS in values else total + 1))
+            stride = -(-total // PREFIXES)
+            yield from ((k, k) for k in range(stride, total if LOSSLESS in values else total + 1, stride))
         elif isinstance(value, int) and prefixes:
             yield value, value
         else:
@@ -213,6 +239,8 @@ def _prefix(stream: Stream, segments: int, codec: Codec) -> bytes:
     """The file that holds only the first `segments` segments."""
     if not 1 <= segments <= len(stream.segments):
         raise CodecError(f"the stream has {len(stream.segments)} segments, not {segments}")
+    if hasattr(codec, "prefix"):
+        return container.write(codec.prefix(stream, segments), codec)
     return container.write(Stream(stream.header, stream.segments[:segments], stream.native), codec)
 
 

@@ -29,7 +29,7 @@ class Grid:
     """How a codec's rate is set, and the points it is measured at unless told otherwise.
 
     option  "segments": prefixes of one file; else the option of `encode` that takes the value
-    values  numbers, "all" (every prefix), "lossless"
+    values  numbers, "all" (prefixes of one file: each, or of a long file at most 16), "lossless"
     """
 
     option: str
@@ -46,7 +46,7 @@ GRIDS: dict[str, Grid] = {
     "avifenc": Grid("quality", (LOSSLESS,)),
     "vvc": Grid("quality", (47, 42, 37, 32, 27, 22)),
     "bpg": Grid("quality", (47, 42, 37, 32, 27, 22)),
-    "diffc": Grid("bpp", (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, LOSSLESS)),
+    "diffc": Grid("bpp", ("all", LOSSLESS)),
     "uqdm": Grid("segments", ("all", LOSSLESS)),
     "bitsback": Grid("segments", (LOSSLESS,)),
 }

@@ -14,9 +14,11 @@ from diffpress.codecs import CodecError, get_codec
 from diffpress.data import ImageFolder, load_data, read_image
 from diffpress.evaluation.compare import evaluate
 from diffpress.evaluation.loop import record_path
-from diffpress.evaluation.measure import read_file
+from diffpress.evaluation.measure import measure_image, read_file
+from diffpress.evaluation.metrics import psnr
 from diffpress.evaluation.points import parse_specs
 from diffpress.evaluation.results import average, compressai_json
+from helpers import synthetic_photo
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's remarks on worker counts and missing GPUs
 
@@ -40,8 +42,6 @@ def test_every_point_is_a_file_of_that_size_that_decodes_to_that_quality(
 ) -> None:
     out = tmp_path / "out"
     result = run(pictures, out, ["jpeg", "webp", "bitplanes"], ["jpeg:20,80", "webp:50,lossless"])
-    from diffpress.evaluation.metrics import psnr
-
     names = {"jpeg": 2, "webp": 2, "bitplanes": 4}
     rows = table(out)
     assert len(rows) == 3 * sum(names.values())
@@ -69,6 +69,24 @@ def test_prefixes_of_one_file_are_points(pictures: Path, tmp_path: Path, bitplan
     assert len(rates) == 3
     assert curve.lossless_point is not None
     assert curve.fingerprint == b"abcd".hex()
+
+
+def test_prefixes_of_a_diffc_file_are_files_that_decode_to_their_points(tmp_path: Path, tiny_prior: Path) -> None:
+    image = synthetic_photo(24, 40)
+    spec = parse_specs(["diffc"], (), {"diffc": str(tiny_prior)})[0]
+    codec = spec.build("cpu")
+    record = measure_image(codec, spec, image, "photo", tmp_path)
+    names = [point.point for point in record.points]
+    assert len(names) >= 3  # steps are sent as long as they pay
+    assert names == [*[f"segments={k}" for k in range(1, len(names))], "lossless"]
+    for point in record.points:
+        assert not point.error
+        data = (tmp_path / point.file).read_bytes()
+        assert len(data) == point.num_bytes
+        decoded = codec.decode(read_file(codec, data, 24, 40))
+        value = psnr(decoded, image)
+        assert value == point.scores["psnr-rgb"] or (point.lossless and torch.equal(decoded, image))
+    assert [point.bpp for point in record.points] == sorted(point.bpp for point in record.points)
 
 
 def test_a_failing_image_is_reported_and_the_rest_goes_on(pictures: Path, tmp_path: Path, bitplanes: Any) -> None:
