@@ -110,7 +110,7 @@ def test_published_recipe_learns_real_photos_from_scratch(shared: Path, tmp_path
     losses = list(curve(tmp_path).values())
     first, last = sum(losses[:10]) / 10, sum(losses[-10:]) / 10
     print(f"bpd {first:.2f} -> {last:.2f}")
-    assert last < first - 0.3  # measured: 9.62 -> 8.98 in 72 seconds of a third of a core
+    assert last < first - 0.3  # measured: 9.62 -> 8.98 in 72 seconds on a busy machine
 
 
 def train_in_process(precision: str, compile: bool) -> list[float]:
