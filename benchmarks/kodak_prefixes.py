@@ -4,29 +4,56 @@
 
 Each photo is compressed to a real file, the file is read back and decoded once, and the image after every segment is
 scored; the rate of a prefix is the size of the file that holds only these segments.  Figures at given rates are
-interpolated on each photo's own curve and averaged.
+interpolated on each photo's own curve and averaged.  To use two cores, run every second photo in each of two processes:
+
+    python benchmarks/kodak_prefixes.py KODAK --every 2 --threads 1 --out even.json &
+    python benchmarks/kodak_prefixes.py KODAK --every 2 --first 1 --threads 1 --out odd.json; wait
+    python benchmarks/kodak_prefixes.py KODAK --merge even.json odd.json --out all.json
 """
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from jsonargparse import auto_cli
 
-from diffpress.codecs import container, get_codec
+from diffpress.codecs import container
+from diffpress.codecs.diffc import DiffC
 from diffpress.data import list_images, read_image
-from diffpress.evaluation.metrics import psnr
+from diffpress.evaluation.metrics import psnr, ssim_scores
 from diffpress.lightning_modules import load_model
 
+QUALITIES = {"psnr": "psnr-rgb", "ms_ssim": "ms-ssim-rgb"}  # ours: CompressAI's names
 
-def mean_at(curves: list[dict], rate: float) -> float:
-    """PSNR in dB at `rate` bpp, interpolated on each image's curve, averaged over images."""
-    return float(np.mean([np.interp(rate, curve["bpp"], curve["psnr"]) for curve in curves]))
+
+def mean_at(curves: list[dict], rate: float, quality: str = "psnr") -> float:
+    """PSNR in dB or MS-SSIM at `rate` bpp, interpolated on each image's curve, averaged over images."""
+    return float(np.mean([np.interp(rate, curve["bpp"], curve[quality]) for curve in curves]))
+
+
+def measure(path: Path, codec: DiffC, bpp: float) -> dict:
+    """Rates, qualities and seconds of one photo."""
+    image = read_image(path)
+    pixels = image.shape[1] * image.shape[2]
+    start = time.perf_counter()
+    file = container.write(codec.encode(image, bpp=bpp), codec)
+    encoded = time.perf_counter()
+    stream = container.read(file, codec)
+    images = codec.decode_prefixes(stream)
+    seconds = (encoded - start, time.perf_counter() - encoded)
+    sizes = [len(container.write(codec.prefix(stream, k), codec)) for k in range(1, len(images) + 1)]
+    return {
+        "image": path.name,
+        "bpp": [8 * size / pixels for size in sizes],
+        "psnr": [psnr(one, image) for one in images],
+        "ms_ssim": [ssim_scores(one, image)[1] for one in images],
+        "encode_s": seconds[0],
+        "decode_s": seconds[1],
+    }
 
 
 def main(
@@ -39,43 +66,33 @@ def main(
     every: int = 1,
     rates: list[float] = [0.1, 0.25, 0.5, 0.9],  # noqa: B006
     threads: int = 2,
+    first: int = 0,
+    merge: list[Path] | None = None,
 ) -> None:
-    """Measure every `every`-th photo in `data`."""
+    """Measure every `every`-th photo in `data` from the `first` on, or only `merge` results."""
     torch.set_num_threads(threads)
-    codec = get_codec("diffc", model=load_model(model, device="cpu"), preset=preset, coder=coder)
-    curves = []
-    for path in list_images(data)[::every]:
-        image = read_image(path)
-        pixels = image.shape[1] * image.shape[2]
-        start = time.perf_counter()
-        file = container.write(codec.encode(image, bpp=bpp), codec)
-        encoded = time.perf_counter()
-        stream = container.read(file, codec)
-        images = codec.decode_prefixes(stream)
-        seconds = (encoded - start, time.perf_counter() - encoded)
-        prefixes = [replace(stream, segments=stream.segments[:k]) for k in range(1, len(images) + 1)]
-        sizes = [len(container.write(prefix, codec)) for prefix in prefixes]
-        curve = {
-            "image": path.name,
-            "bpp": [8 * size / pixels for size in sizes],
-            "psnr": [psnr(one, image) for one in images],
-            "encode_s": seconds[0],
-            "decode_s": seconds[1],
-        }
-        curves.append(curve)
-        rising = all(b > a for a, b in zip(curve["psnr"], curve["psnr"][1:], strict=False))
-        at = [f"{np.interp(rate, curve['bpp'], curve['psnr']):.2f}" for rate in rates]
-        print(f"{path.name}: {' '.join(at)} dB, rising: {rising}, {seconds[0]:.1f} s, {seconds[1]:.1f} s", flush=True)
-        out.write_text(json.dumps(curves))
-    grid = [rate for rate in (0.05, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 0.65, 0.8, 0.95) if rate <= 0.97 * bpp]
-    results = {"bpp": grid, "psnr-rgb": [mean_at(curves, rate) for rate in grid]}
+    curves = [curve for part in merge or () for curve in json.loads(part.read_text())]
+    if not merge:
+        codec = DiffC(load_model(model, device="cpu"), preset=preset, coder=coder)
+        for path in list_images(data)[first::every]:
+            curve = measure(path, codec, bpp)
+            curves.append(curve)
+            rising = all(b > a for a, b in zip(curve["psnr"], curve["psnr"][1:], strict=False))
+            at = [f"{np.interp(rate, curve['bpp'], curve['psnr']):.2f}" for rate in rates]
+            seconds = f"{curve['encode_s']:.1f} s, {curve['decode_s']:.1f} s"
+            print(f"{path.name}: {' '.join(at)} dB, rising: {rising}, {seconds}", flush=True)
+            out.write_text(json.dumps(curves))
+    curves.sort(key=lambda curve: curve["image"])
+    out.write_text(json.dumps(curves))
+    grid = [rate for rate in (0.05, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0) if rate <= bpp]
+    results = {"bpp": grid}
+    results |= {name: [mean_at(curves, rate, quality) for rate in grid] for quality, name in QUALITIES.items()}
     results |= {f"{side}oding_time": [float(np.mean([c[f"{side}ode_s"] for c in curves]))] for side in ("enc", "dec")}
     description = f"{len(curves)} images, prefixes of one {bpp} bpp file each, interpolated"
     summary = {"name": f"DiffC, {preset}, {coder}", "description": description, "results": results}
     out.with_suffix(".compressai.json").write_text(json.dumps(summary, indent=1))
-    means = [mean_at(curves, rate) for rate in rates]
-    for rate, mean in zip(rates, means, strict=True):
-        print(f"{rate} bpp: {mean:.2f} dB")
+    for rate in rates:
+        print(f"{rate} bpp: {mean_at(curves, rate):.2f} dB, MS-SSIM {mean_at(curves, rate, 'ms_ssim'):.4f}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from diffpress.codecs.entropy import SegmentDecoder, SegmentEncoder
-from diffpress.codecs.uqdm_chain import FINE, TILE, Chain, unsplit_operations
+from diffpress.codecs.reproducible import unsplit_operations
+from diffpress.codecs.uqdm_chain import FINE, TILE, Chain
 from diffpress.codecs.uqdm_tables import forget_step_tables, step_index, step_table
 from diffpress.lightning_modules import load_model
 from diffpress.lightning_modules.universal_quantization import LOGISTIC_SCALE, interval_log_mass

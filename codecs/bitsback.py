@@ -25,7 +25,7 @@ from .base import CodecError, Header, Stream, check_image, check_model, register
 from .bitsback_chain import SIDE_BYTES, Chain, Floats, Ints, Side, Stack
 from .entropy import BitStack, StackEmpty
 from .exact import HEAD, PixelModel, grey_eighths
-from .uqdm_chain import unsplit_operations
+from .reproducible import unsplit_operations
 
 PRESETS = {"fast": 20, "default": 40, "best": 80}  # levels of the chain
 UNIT = 2  # tiles on the stack at a time, which the network can work on in parallel
@@ -45,17 +45,23 @@ class BitsBack:
     preset    "fast", "default" or "best": 20, 40 or 80 noise levels, each a pass of the network both ways
     portable  run the network in float64, so that the file decodes on machines and devices other than the one that
               wrote it; several times slower.  Decoding follows the file, not this option.
+    tile      side of the tiles, a multiple of 16, for a picture made of smaller ones of that height: the rows sent as
+              WebP are then a multiple of it, too; None: what suits the image's size
     """
 
     name = "bitsback"
     suffix = ".bb"
 
-    def __init__(self, model: Prior, preset: str | None = None, portable: bool = False) -> None:
+    def __init__(
+        self, model: Prior, preset: str | None = None, portable: bool = False, tile: int | None = None
+    ) -> None:
         if not getattr(model, "lossless", False):
             raise CodecError("bits-back coding needs a model that works on pixels, and this one works on latents")
         if preset is not None and preset not in PRESETS:
             raise CodecError(f"unknown preset {preset!r}; bitsback has {', '.join(PRESETS)}")
-        self.prior, self.steps, self.portable = model, PRESETS[preset or "default"], portable
+        if tile is not None and (tile % 16 or not 16 <= tile <= 255 * 16):
+            raise CodecError("the side of a tile must be a multiple of 16 between 16 and 4080")
+        self.prior, self.steps, self.portable, self.tile = model, PRESETS[preset or "default"], portable, tile
         self.fingerprint = model.fingerprint
 
     def encode(
@@ -72,14 +78,14 @@ class BitsBack:
         check_image(image)
         if bpp is not None or segments not in (None, 1):
             raise CodecError("bitsback has one lossless segment; it takes neither --bpp nor --segments")
-        tile = best_tile(image.shape[1] * image.shape[2])
+        tile = self.tile or best_tile(image.shape[1] * image.shape[2])
         params = bytes([self.steps, tile // 16, UNIT, PORTABLE if self.portable else 0])
         header = Header(self.name, image.shape[1], image.shape[2], self.fingerprint, params)
         pixels = image.cpu().numpy()
         with unsplit_operations() as workers, torch.inference_mode():
             layout = Layout.of(params)
             chain = Chain(self.prior, self.steps, self.portable, workers)
-            return Stream(header, (_encode(pixels, chain, layout, progress),))
+            return Stream(header, (_encode(pixels, chain, layout, self.tile or 1, progress),))
 
     def nelbo(self, image: Tensor) -> float:
         """Negative ELBO of uint8 `image` [3, H, W] under the model, in bits: an estimate from one draw of the latents.
@@ -89,7 +95,7 @@ class BitsBack:
         pixels = check_image(image).cpu().numpy()
         with unsplit_operations() as workers, torch.inference_mode():
             chain = Chain(self.prior, self.steps, self.portable, workers)
-            layout = Layout(self.steps, best_tile(image.shape[1] * image.shape[2]))
+            layout = Layout(self.steps, self.tile or best_tile(image.shape[1] * image.shape[2]))
             tiles = [pixels[:, rows, columns] for rows, columns in layout.tiles(0, pixels.shape[1:])]
             side, model = _measure(chain, tiles)
             sampler = Sampler()
@@ -183,13 +189,14 @@ def _log2_mass(offsets: Floats, widths: Floats) -> float:
     return float((upper - lower).clamp(min=2.0**-40).log2().sum())
 
 
-def _encode(pixels: Pixels, chain: Chain, layout: Layout, progress: Progress | None) -> bytes:
+def _encode(pixels: Pixels, chain: Chain, layout: Layout, align: int, progress: Progress | None) -> bytes:
+    """The segment; the rows sent as WebP are a multiple of `align`."""
     height = pixels.shape[1]
     rows, supply = 0, b""
     borrowed = BORROWED
     measured: tuple[Side, PixelModel] | None = None
     while True:
-        rows, supply = _strip(pixels, layout, rows, borrowed)
+        rows, supply = _strip(pixels, layout, rows, align, borrowed)
         lead = container.varint(rows) + container.varint(len(supply))
         lead += zlib.crc32(pixels.tobytes()).to_bytes(4, "little")
         if rows == height:
@@ -252,12 +259,12 @@ def _decode(segment: bytes, size: tuple[int, int], chain: Chain, layout: Layout,
     return out
 
 
-def _strip(pixels: Pixels, layout: Layout, rows: int, borrowed: float) -> tuple[int, bytes]:
+def _strip(pixels: Pixels, layout: Layout, rows: int, align: int, borrowed: float) -> tuple[int, bytes]:
     """(rows, WebP of the image's top rows): at least `rows`, and enough for the first tiles to borrow from."""
     height, width = pixels.shape[1:]
     codec = get_codec("webp")
     while True:
-        rows = min(rows, height)
+        rows = min(-(-rows // align) * align, height)
         strip = torch.from_numpy(pixels[:, :rows].copy())
         data = codec.encode(strip, lossless=True).segments[0] if rows else b""
         unit = layout.tiles(rows, (height, width))[: layout.unit]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -27,6 +26,7 @@ from torch import Tensor
 from ..lightning_modules.gaussian import alpha_sigma, posterior
 from ..lightning_modules.priors.base import Prior
 from .base import CodecError
+from .reproducible import side_by_side
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -166,17 +166,7 @@ class Chain:
             z = torch.from_numpy(padded * self.delta[level])[None].to(self.prior.device, self.dtype)
             return self.prior.denoise(z, step)[0, :, :rows, :columns]
 
-        if self.prior.device.type != "cpu":
-            exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-            with exact:
-                return [one(tile) for tile in tiles]
-
-        def alone(tile: Ints) -> Tensor:
-            torch.set_num_threads(1)  # a worker has its own setting
-            return one(tile)
-
-        with ThreadPoolExecutor(self.workers) as pool:
-            return list(pool.map(alone, tiles))
+        return side_by_side(one, tiles, self.prior.device, self.workers)
 
     def residual(self, z: Ints, mean: Ints, level: int) -> Floats:
         """[3, N]: how far z at `level` is from its mean under p, in deviations of a perfect denoiser."""

@@ -23,7 +23,8 @@ from ..lightning_modules.uqdm import METHODS, UQDM, Method
 from . import container
 from .base import CodecError, Header, Stream, check_image, check_model, register
 from .entropy import SegmentDecoder, SegmentEncoder, Tables
-from .uqdm_chain import FINE, TILE, Chain, Parameters, unsplit_operations
+from .reproducible import unsplit_operations
+from .uqdm_chain import FINE, TILE, Chain, Parameters
 from .uqdm_tables import PixelTables, step_index, step_table
 
 PORTABLE = 1  # bit of the header's parameter byte

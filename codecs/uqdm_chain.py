@@ -2,10 +2,8 @@
 
 Sender and receiver must derive the same coding tables from a neural network.  So every latent lies on a grid of
 delta / FINE, delta being the step's quantization width; the network's mean is rounded to that grid and its deviation to
-sixteenths of an octave, and both are computed the same way every time: in batches of a fixed size, each on a single
-thread, several of them in parallel.  (Measured: in float32, one or two threads inside an operation change 80 to 90 % of
-the network's outputs in their last bits.)  What remains different between machines is answered by float64 ("portable"):
-its errors are about 1e-13 of a grid step, so that rounding hides them.
+sixteenths of an octave, and both are computed the same way every time (reproducible.py), in batches of a fixed size.
+In float64 ("portable") errors are about 1e-13 of a grid step, so that rounding hides them between machines, too.
 
 No bits here: uqdm_tables.py turns the integers into probabilities, uqdm.py into a stream.
 """
@@ -13,9 +11,7 @@ No bits here: uqdm_tables.py turns the integers into probabilities, uqdm.py into
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -27,6 +23,7 @@ from torch import Tensor
 from ..kernels import get_backend
 from ..lightning_modules.universal_quantization import LOGISTIC_SCALE
 from ..lightning_modules.uqdm import UQDM, Method
+from .reproducible import side_by_side
 
 TILE = 64  # side of the square pieces that an image is coded in
 BATCH = 8  # tiles per network pass
@@ -55,25 +52,11 @@ class Parameters:
     exact: tuple[NDArray[np.float64], NDArray[np.float64]] | None
 
 
-@contextmanager
-def unsplit_operations() -> Iterator[int]:
-    """Run every torch operation on one thread, so that no sum changes its order; gives the number of threads to use.
-
-    Also the faster way on a busy machine, where threads that share an operation wait for each other.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(threads)
-
-
 class Chain:
     """Latents of N tiles [N, 3, 64, 64], from the shared noise (step 0) to z_0 (step n_steps)."""
 
     def __init__(self, model: UQDM, tiles: int, portable: bool, workers: int = 1) -> None:
-        """`portable` runs the network in float64; `workers` batches at a time on the CPU, see `unsplit_operations`."""
+        """`portable` runs the network in float64; `workers` batches at a time on the CPU, see reproducible.py."""
         self.workers = workers
         self.model = copy.deepcopy(model).double() if portable else model
         self.dtype = torch.float64 if portable else torch.float32
@@ -162,15 +145,4 @@ class Chain:
     def _map(self, evaluate: Callable[[slice], T]) -> list[T]:
         """`evaluate` of every batch of tiles, in order, with the same arithmetic whatever the number of threads."""
         parts = [slice(first, min(first + BATCH, self.tiles)) for first in range(0, self.tiles, BATCH)]
-        if self.device.type != "cpu":
-            exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-            with exact, torch.inference_mode():
-                return [evaluate(part) for part in parts]
-
-        def alone(part: slice) -> T:
-            torch.set_num_threads(1)  # a worker has its own setting
-            with torch.inference_mode():
-                return evaluate(part)
-
-        with ThreadPoolExecutor(self.workers) as pool:
-            return list(pool.map(alone, parts))
+        return side_by_side(evaluate, parts, self.device, self.workers)

@@ -40,7 +40,8 @@ class Measurement:
     num_bytes     its size on disk; hypothetical points: the bits that would be needed / 8
     scores        quality by CompressAI's names ("psnr-rgb", "ssim-rgb", "ms-ssim-rgb", ...); None where undefined
     encode_s      seconds from pixels to the file's bytes; for prefixes of one file, of the whole file
-    decode_s      seconds from the file's bytes to pixels; 0 where all prefixes were decoded in one pass
+    decode_s      seconds from the file's bytes to pixels; for prefixes that were decoded on the way to the whole file,
+                  of the whole file
     peak_mib      peak memory in MiB, the larger of encode and decode: resident memory of the whole process, libraries
                   included, or on a GPU the memory allocated there
     hypothetical  no such file exists: ideal coder, entropy estimate, VAE bound
@@ -124,24 +125,25 @@ def measure_image(
             with _Watch() as encoding:
                 stream = codec.encode(image, **options)
                 whole = container.write(stream, codec)
+            with _Watch() as decoding:
+                shown = _all_prefixes(codec, whole, image) if "all" in values else None
         except FAILURES as error:
             record.points += [Measurement(point, error=_sentence(error)) for point in points or ["all"]]
             continue
         record.fingerprint = stream.header.fingerprint.hex()
         served = list(_prefixes(values, stream, option == "segments"))
-        shown = _all_prefixes(codec, whole, image) if "all" in values else None
         for value, segments in served:
             point = point_name(option, value)
             path = Path("files") / spec.slug / f"{name}-{point}{codec.suffix}"
             data = whole if segments is None else _prefix(stream, segments, codec)
             try:
-                result, decoded = _decode_and_score(
-                    codec, data, out / path, image, extra or {}, shown if segments else None
-                )
+                result, decoded = _decode_and_score(codec, data, out / path, image, extra or {}, shown)
             except FAILURES as error:
                 record.points.append(Measurement(point, error=_sentence(error)))
                 continue
             result.point, result.file, result.encode_s = point, str(path), encoding.seconds
+            if shown:
+                result.decode_s, result.peak_mib = decoding.seconds, decoding.peak_mib
             result.peak_mib = _larger(result.peak_mib, encoding.peak_mib)
             result.lossless = value == LOSSLESS
             if result.lossless and not torch.equal(decoded, image):
@@ -187,7 +189,7 @@ def _decode_and_score(
         num_bytes=num_bytes,
         bpp=bits_per_pixel(num_bytes, height, width),
         scores=score(decoded, image, extra),
-        decode_s=0.0 if shown else decoding.seconds,
+        decode_s=decoding.seconds,
         peak_mib=decoding.peak_mib,
         segments=len(read.segments),
     )

@@ -38,7 +38,8 @@ def parser() -> ArgumentParser:
     p.add_argument("--guidance", type=float | None, help="diffc: guidance scale while encoding, in eighths (default 1)")
     p.add_argument("--denoising-guidance", type=float | None,
                    help="diffc: guidance scale for the final reconstruction (default: as --guidance)")
-    p.add_argument("--portable", type=bool | None, nargs="?", const=True, help="uqdm, bitsback: files move between machines")
+    p.add_argument("--portable", type=bool | None, nargs="?", const=True,
+                   help="uqdm, bitsback: files move between machines")
     p.add_argument("--quality", type=int | None, help="classical codecs: quality")
     p.add_argument("--force", type=bool, nargs="?", const=True, default=False, help="overwrite existing files")
     return p

@@ -127,6 +127,18 @@ def test_tiles_cover_everything_once() -> None:
         assert (seen[:top] == 0).all()
 
 
+def test_pictures_made_of_smaller_ones_are_cut_between_them(prior: Prior) -> None:
+    pictures = torch.cat([synthetic_photo(32, 32, seed) for seed in range(8)], dim=1)
+    codec = BitsBack(prior, preset="fast", tile=32)
+    stream = codec.encode(pictures)
+    rows, _ = container.read_varint(stream.segments[0], 0)
+    assert rows % 32 == 0
+    assert 0 < rows < 256
+    assert torch.equal(BitsBack(prior).decode(stream), pictures)
+    with pytest.raises(CodecError, match="multiple of 16"):
+        BitsBack(prior, tile=40)
+
+
 def test_portable_file_says_so_and_decodes_by_itself(prior: Prior) -> None:
     image = synthetic_photo(80, 64)
     stream = BitsBack(prior, preset="fast", portable=True).encode(image)
