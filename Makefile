@@ -14,7 +14,7 @@ $(VENV)/installed: pyproject.toml
 	$(PY) -m pip install --quiet --upgrade-strategy only-if-needed --editable '.[dev]'
 	touch $@
 
-demo: $(VENV)/installed  ## compress a real photo with DiffC and UQDM, decode it in fresh processes, show the result
+demo: $(VENV)/installed  ## compress a real photo with our codecs, decode it in fresh processes, show the result
 	$(PY) -m diffpress.commands.demo --out demo_out
 
 test: $(VENV)/installed  ## run the tests
