@@ -4,16 +4,14 @@
 >>> codec = get_codec("webp", quality=80)
 """
 
-from importlib import import_module
-
 from .base import Codec, CodecError, Header, Stream, codec_names, get_codec
 
 __all__ = ["Codec", "CodecError", "Header", "Stream", "codec_names", "get_codec"]
 
-_BUILTIN = ("bitsback", "classical", "diffc", "external", "uqdm")
-
-
-def load_builtin() -> None:
-    """Import the modules that register the project's own codecs (on first use, so that importing stays cheap)."""
-    for module in _BUILTIN:
-        import_module(f".{module}", __name__)
+# The project's own codecs and the modules that register them, imported on first use: some take seconds to import.
+BUILTIN = {
+    "bitsback": "bitsback", "diffc": "diffc", "uqdm": "uqdm",
+    "avif": "classical", "jpeg": "classical", "jpeg2000": "classical", "jxl": "classical", "png": "classical",
+    "webp": "classical",
+    "avifenc": "external", "bpg": "external", "vvc": "external",
+}  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -96,16 +97,19 @@ def register(name: str) -> Callable[[_Class], _Class]:
 
 
 def codec_names() -> list[str]:
-    """Names of all registered codecs, sorted."""
-    from . import load_builtin
+    """Names of all codecs, sorted."""
+    from . import BUILTIN
 
-    load_builtin()
-    return sorted(_REGISTRY)
+    return sorted(_REGISTRY | BUILTIN)
 
 
 def codec_class(name: str) -> Callable[..., Any]:
     """The class registered as `name`; raises CodecError."""
-    if name not in codec_names():
+    from . import BUILTIN
+
+    if name not in _REGISTRY and name in BUILTIN:
+        import_module(f".{BUILTIN[name]}", __package__)
+    if name not in _REGISTRY:
         raise CodecError(f"unknown codec {name!r}; available: {', '.join(codec_names())}")
     return _REGISTRY[name]
 

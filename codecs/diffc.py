@@ -4,15 +4,17 @@ Liu 2025, algorithms 1 and 2).
 The sender knows q(z_s | z_t, x), both sides know p(z_s | z_t) from the prior's denoiser; step by step a sample of q is
 sent for about KL(q || p) bits.  A segment is one step: one byte for its KL budget relative to the calibrated one,
 where the file is large enough to afford it, and the coder's payload.  Parsing never needs the network, so a file
-decodes on every device.  Decoding ends with one of three reconstructions: the denoiser's estimate ("mse"), the
-probability flow ("flow", DiffC-F) or ancestral sampling ("ancestral", DiffC-A).  What both sides compute alike is in
-diffc_chain.py, what a file says besides its payloads in diffc_plan.py.
+decodes on every device.  Decoding ends with a reconstruction of the decoder's choice: the denoiser's estimate
+("mse"), the average of its estimates in the picture's eight orientations ("ensemble"), the probability flow ("flow",
+DiffC-F) or ancestral sampling ("ancestral", DiffC-A).  What both sides compute alike is in diffc_chain.py, what a file
+says besides its payloads in diffc_plan.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -24,10 +26,10 @@ from . import container
 from .base import CodecError, Header, Stream, check_image, check_model, register
 from .calibration import Schedule, find_schedules, step_bits
 from .diffc_chain import RECONSTRUCTIONS, SharedChain, State, budget_code
-from .diffc_plan import CODERS, MAX_PRESETS, Plan, Side
+from .diffc_plan import CODERS, FAST, MAX_PRESETS, Plan, Side
 from .exact import decode_exact, encode_exact, exact_size
 from .lockstep import Chain, run
-from .reverse_channel import CoderError, PayloadError
+from .reverse_channel import CoderError, PayloadError, ReverseChannelCoder
 
 SIDE_SHARE = 0.02  # each step's budget travels in the file when these bytes are at most this share of it
 
@@ -41,11 +43,12 @@ class DiffC:
     """The DiffC codec over any prior.
 
     model           a Prior
-    coder           "trellis", or "pfr" as published
+    coder           "trellis", "trellis-quick" (a shorter search), or "pfr" as published; None: what suits the preset
     preset          name of the schedule to encode with: more steps cost time and save bits; None: "default" if there is
                     one, else the last, which has most steps
-    reconstruction  "mse" (best PSNR), "flow" or "ancestral" (more realistic textures); None: what suits the prior
-    flow_steps      network evaluations of the latter two
+    reconstruction  "ensemble" (best PSNR, pixel-space priors), "mse" (one evaluation), "flow" or "ancestral" (more
+                    realistic textures); None: what suits the prior and the preset
+    flow_steps      network evaluations of "flow" and "ancestral"
     schedule        file with presets, or the name of a shipped one (configs/diffc), to use instead of the calibration
                     beside the model; None: that calibration, else the shipped one that suits the prior
     schedules       presets to use instead of either
@@ -59,7 +62,7 @@ class DiffC:
     def __init__(
         self,
         model: Prior,
-        coder: str = "trellis",
+        coder: str | None = None,
         preset: str | int | None = None,
         reconstruction: str | None = None,
         flow_steps: int = 50,
@@ -68,10 +71,7 @@ class DiffC:
         guidance: float = 1.0,
         denoising_guidance: float | None = None,
     ) -> None:
-        reconstruction = reconstruction or getattr(model, "reconstruction", "mse")
-        if coder not in CODERS:
-            raise CodecError(f"unknown coder {coder!r}; available: {', '.join(CODERS)}")
-        if reconstruction not in RECONSTRUCTIONS:
+        if reconstruction not in (None, *RECONSTRUCTIONS):
             raise CodecError(f"unknown reconstruction {reconstruction!r}; available: {', '.join(RECONSTRUCTIONS)}")
         self.prior = model
         beside = False  # the model, whose fingerprint then covers it
@@ -83,16 +83,26 @@ class DiffC:
         preset = str(preset)
         if preset not in names:
             raise CodecError(f"unknown preset {preset!r}; this model has {', '.join(names)}")
+        coder = coder or ("trellis-quick" if preset == FAST else "trellis")
+        if coder not in CODERS:
+            raise CodecError(f"unknown coder {coder!r}; available: {', '.join(CODERS)}")
         if len(names) > MAX_PRESETS or max(one.levels[0] for one in schedules) >= model.num_levels:
             raise CodecError(f"a schedule has at most {MAX_PRESETS} presets, of levels below {model.num_levels}")
         if flow_steps < 1:
             raise CodecError("--flow-steps must be at least 1")
-        self.schedules, self.preset, self.coder = schedules, names.index(preset), CODERS.index(coder)
+        self.schedules, self.preset, self.coder = schedules, names.index(preset), list(CODERS).index(coder)
         self.reconstruction, self.chain = reconstruction, SharedChain(model, schedules, flow_steps)
         self.guidance, self.denoising_guidance = guidance, denoising_guidance
         self.fingerprint = model.fingerprint
         if not beside:
             self.fingerprint = hashlib.sha256(model.fingerprint + repr(schedules).encode()).digest()[:4]
+
+    def ending(self, preset: int) -> str:
+        """How decoding a file of that preset ends: as asked for, else as suits the prior, in fast files in one step."""
+        if self.reconstruction:
+            return self.reconstruction
+        how = getattr(self.prior, "reconstruction", "mse")
+        return "mse" if how == "ensemble" and self.schedules[preset].name == FAST else how
 
     # ---- encoding ------------------------------------------------------------------------------------------------
 
@@ -283,7 +293,8 @@ class DiffC:
 
         reconstruction  overrides the codec's own
         """
-        return run(self.prior, [self._decode(stream, segments, reconstruction, progress)])[0]
+        count = len(stream.segments) if segments is None else segments
+        return run(self.prior, [self._decode(stream, [count], reconstruction, progress)])[0][0][0]
 
     def prefix(self, stream: Stream, segments: int) -> Stream:
         """A complete stream of the first `segments` segments, at least one, as if `encode` had stopped there."""
@@ -292,73 +303,62 @@ class DiffC:
         params = stream.header.params if whole else replace(plan, partial=0, lossless=False).to_bytes()
         return Stream(replace(stream.header, params=params), stream.segments[:segments])
 
-    def decode_prefixes(self, stream: Stream) -> list[Tensor]:
-        """The images after 1, 2, ... segments, in the time that decoding all of them takes; reconstruction "mse"."""
-        images: list[Tensor] = []
-        size = (stream.header.height, stream.header.width)
-
-        def collect(x_hat: Tensor) -> None:
-            images.append(self.prior.decode(x_hat, size)[0].cpu())
-
-        last = run(self.prior, [self._decode(stream, None, "mse", None, collect)])[0]
-        return [*images[1:], last]
+    def decode_prefixes(self, stream: Stream, counts: Sequence[int]) -> list[tuple[Tensor, float]]:
+        """The images after each of the ascending numbers of segments `counts`, in one pass through the chain, and the
+        seconds that each of them takes alone, the other reconstructions not included."""
+        return run(self.prior, [self._decode(stream, counts, None, None)])[0]
 
     def _decode(
-        self,
-        stream: Stream,
-        segments: int | None,
-        reconstruction: str | None,
-        progress: Progress | None,
-        seen: Callable[[Tensor], None] | None = None,
-    ) -> Chain[Tensor]:
+        self, stream: Stream, counts: Sequence[int], reconstruction: str | None, progress: Progress | None
+    ) -> Chain[list[tuple[Tensor, float]]]:
+        """The image after each number of segments in `counts`, and the seconds it takes."""
         header, plan = stream.header, self._plan(stream.header)
-        count = len(stream.segments) if segments is None else segments
-        if not 0 <= count <= len(stream.segments):
-            raise CodecError(f"the file has {len(stream.segments)} segments, not {segments}")
-        exact = plan.lossless and count == stream.announced
+        for count in counts:
+            if not 0 <= count <= len(stream.segments):
+                raise CodecError(f"the file has {len(stream.segments)} segments, not {count}")
         side, _ = self._side(plan, stream.segments[0]) if stream.segments else (Side(), 0)
-        state = yield from self._receive(stream, plan, side, count - exact, progress, seen)
+        size, coder = (header.height, header.width), plan.make_coder()
+        exact = plan.lossless and counts[-1] == stream.announced
+        steps = counts[-1] - exact
+        images: list[tuple[Tensor, float]] = []
+        spent, mark = 0.0, time.perf_counter()
+        state = self.chain.start(size, side)
+        for index in range(steps + 1):
+            if index in counts:
+                before = time.perf_counter()
+                spent += before - mark
+                ending = self.chain.with_guidance(state, side, self.denoising_guidance)
+                x_hat = yield from self.chain.reconstruct(ending, reconstruction or self.ending(plan.preset))
+                image = self.prior.decode(x_hat, size)[0].cpu()
+                mark = time.perf_counter()
+                images.append((image, spent + mark - before))
+            if index < steps:
+                state = yield from self._receive(stream, plan, coder, state)
+                if progress:
+                    progress(index + 1, steps + 1)
         if exact:
             estimate = yield state.denoise()
-            if seen:
-                seen(estimate)
-            return decode_exact(stream.segments[-1], estimate[0], (header.height, header.width))
-        state = self.chain.with_guidance(state, side, self.denoising_guidance)
-        x_hat = yield from self.chain.reconstruct(state, reconstruction or self.reconstruction)
-        return self.prior.decode(x_hat, (header.height, header.width))[0].cpu()
+            image = decode_exact(stream.segments[-1], estimate[0], size)
+            images.append((image, spent + time.perf_counter() - mark))
+        return images
 
-    def _receive(
-        self,
-        stream: Stream,
-        plan: Plan,
-        side: Side,
-        steps: int,
-        progress: Progress | None,
-        seen: Callable[[Tensor], None] | None = None,
-    ) -> Chain[State]:
-        """The chain after the first `steps` segments, as the encoder had it; `seen` gets x0_hat before each of them."""
-        state = self.chain.start((stream.header.height, stream.header.width), side)
-        coder = plan.make_coder()
-        for index in range(steps):
-            partial = plan.partial if index == stream.announced - plan.lossless - 1 else 0
-            target = self.chain.target(plan, state, partial)
-            segment = stream.segments[index]
-            code, lead = self._code_of(plan, stream.segments[:index], segment)
-            budget = self.chain.budget(plan, state, target, code)
-            if budget:
-                try:
-                    sample = coder.decode(segment[lead:], state.z.numel(), budget, index, like=state.z)
-                except CoderError as error:
-                    raise CodecError(f"segment {index + 1} is damaged: {error}") from error
-            else:
-                sample = self.chain.noise(index, state.z.numel())
-            x_hat = yield state.denoise()
-            if seen:
-                seen(x_hat)
-            state = self.chain.advance(state, x_hat, target, torch.as_tensor(sample))
-            if progress:
-                progress(index + 1, steps + 1)
-        return state
+    def _receive(self, stream: Stream, plan: Plan, coder: ReverseChannelCoder, state: State) -> Chain[State]:
+        """The chain after one more segment, as the encoder had it."""
+        index = state.steps
+        partial = plan.partial if index == stream.announced - plan.lossless - 1 else 0
+        target = self.chain.target(plan, state, partial)
+        segment = stream.segments[index]
+        code, lead = self._code_of(plan, stream.segments[:index], segment)
+        budget = self.chain.budget(plan, state, target, code)
+        if budget:
+            try:
+                sample = coder.decode(segment[lead:], state.z.numel(), budget, index, like=state.z)
+            except CoderError as error:
+                raise CodecError(f"segment {index + 1} is damaged: {error}") from error
+        else:
+            sample = self.chain.noise(index, state.z.numel())
+        x_hat = yield state.denoise()
+        return self.chain.advance(state, x_hat, target, torch.as_tensor(sample))
 
     # ---- what the container asks -----------------------------------------------------------------------------------
 

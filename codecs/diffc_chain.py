@@ -6,6 +6,7 @@ share, the prior's conditioning, and the reconstructions that end a chain.  Codi
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +22,7 @@ from .calibration import Schedule, snr_gain, step_bits
 from .diffc_plan import Plan, Side
 from .lockstep import Chain, Denoise
 
-RECONSTRUCTIONS = ("mse", "flow", "ancestral")
+RECONSTRUCTIONS = ("mse", "ensemble", "flow", "ancestral")
 NO_BITS, NOMINAL = 0, 128  # budget codes: nothing is sent; exactly the calibrated KL
 CODES_PER_OCTAVE = 16  # neighbouring budget codes differ by a factor 2^(1/16), 4.4 %
 START_KEY, ANCESTRAL_KEY = 1 << 40, 1 << 41  # keys of the other shared noise; step i uses key i
@@ -106,6 +107,8 @@ class SharedChain:
 
     def reconstruct(self, state: State, how: str) -> Chain[Tensor]:
         """x0_hat from the state where a file ends; deterministic, ancestral noise included."""
+        if how == "ensemble":
+            return (yield from self._ensemble(state))
         levels = torch.linspace(state.level, 1, self.flow_steps + 1).round().int().unique().flip(0).tolist()
         for number, s in enumerate(levels[1:] if how != "mse" else []):
             x_hat = yield state.denoise()
@@ -115,6 +118,19 @@ class SharedChain:
             else:
                 state = self.advance(state, x_hat, s, self.noise(ANCESTRAL_KEY + number, x_hat.numel()))
         return (yield state.denoise())
+
+    def _ensemble(self, state: State) -> Chain[Tensor]:
+        """The average of x0_hat over the picture's eight orientations (geometric self-ensemble, Timofte et al. 2016).
+
+        A network is not quite indifferent to a picture's orientation, and what differs is error.
+        """
+        total = torch.zeros_like(state.z)
+        for quarters, mirrored in itertools.product(range(4), (False, True)):
+            turned = state.z.flip(-1) if mirrored else state.z
+            x_hat = yield replace(state, z=turned.rot90(quarters, (-2, -1))).denoise()
+            x_hat = x_hat.rot90(-quarters, (-2, -1))
+            total += x_hat.flip(-1) if mirrored else x_hat
+        return total / 8
 
 
 def budget_code(ratio: float) -> int:

@@ -59,7 +59,7 @@ def _ideal(codec: DiffC, image: Tensor, wanted: list[int], prompt: str) -> Chain
         state = codec.chain.advance(state, x_hat, target, mu + codec.chain.noise(IDEAL_KEY + step, mu.numel()))
         if step in wanted:
             ending = codec.chain.with_guidance(state, side, codec.denoising_guidance)
-            estimate = yield from codec.chain.reconstruct(ending, codec.reconstruction)
+            estimate = yield from codec.chain.reconstruct(ending, codec.ending(codec.preset))
             points.append(IdealPoint(step, bits, codec.prior.decode(estimate, size)[0].cpu()))
     return points
 

@@ -11,7 +11,7 @@ import itertools
 import math
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -125,13 +125,13 @@ def measure_image(
             with _Watch() as encoding:
                 stream = codec.encode(image, **options)
                 whole = container.write(stream, codec)
+            served = list(_prefixes(values, stream, option == "segments"))
             with _Watch() as decoding:
-                shown = _all_prefixes(codec, whole, image) if "all" in values else None
+                shown = _all_prefixes(codec, whole, stream, [k for _, k in served]) if "all" in values else None
         except FAILURES as error:
             record.points += [Measurement(point, error=_sentence(error)) for point in points or ["all"]]
             continue
         record.fingerprint = stream.header.fingerprint.hex()
-        served = list(_prefixes(values, stream, option == "segments"))
         for value, segments in served:
             point = point_name(option, value)
             path = Path("files") / spec.slug / f"{name}-{point}{codec.suffix}"
@@ -143,7 +143,7 @@ def measure_image(
                 continue
             result.point, result.file, result.encode_s = point, str(path), encoding.seconds
             if shown:
-                result.decode_s, result.peak_mib = decoding.seconds, decoding.peak_mib
+                result.peak_mib = decoding.peak_mib
             result.peak_mib = _larger(result.peak_mib, encoding.peak_mib)
             result.lossless = value == LOSSLESS
             if result.lossless and not torch.equal(decoded, image):
@@ -163,33 +163,36 @@ def read_file(codec: Codec, data: bytes, height: int, width: int) -> Stream:
         return Stream(Header(codec.name, height, width), (data,), native=True)
 
 
-def _all_prefixes(codec: Codec, data: bytes, image: Tensor) -> list[Tensor] | None:
-    """The images after 1, 2, ... segments of a file, where the codec decodes them in one pass; else None.
+def _all_prefixes(
+    codec: Codec, data: bytes, stream: Stream, segments: Iterable[int | None]
+) -> dict[int, tuple[Tensor, float]] | None:
+    """By number of segments the image and the seconds it takes, where the codec decodes prefixes in one pass.
 
-    They are what decoding each prefix's own file gives (tests/codecs/test_diffc.py), as long as it ends with "mse".
+    The images are what decoding each prefix's own file gives (tests/codecs/test_diffc.py).
     """
-    if getattr(codec, "reconstruction", "") != "mse" or not hasattr(codec, "decode_prefixes"):
+    if not hasattr(codec, "decode_prefixes"):
         return None
-    images: list[Tensor] = codec.decode_prefixes(read_file(codec, data, *image.shape[1:]))
-    return images
+    counts = sorted({len(stream.segments) if k is None else k for k in segments})
+    images = codec.decode_prefixes(read_file(codec, data, stream.header.height, stream.header.width), counts)
+    return dict(zip(counts, images, strict=True))
 
 
 def _decode_and_score(
     codec: Codec, data: bytes, path: Path, image: Tensor, extra: dict[str, ExtraMetric],
-    shown: list[Tensor] | None = None,
+    shown: dict[int, tuple[Tensor, float]] | None = None,
 ) -> tuple[Measurement, Tensor]:
     write_file(path, data)
     height, width = image.shape[1:]
     with _Watch() as decoding:
         read = read_file(codec, path.read_bytes(), height, width)
-        decoded = shown[len(read.segments) - 1] if shown else codec.decode(read).cpu()
+        decoded, seconds = shown[len(read.segments)] if shown else (codec.decode(read).cpu(), None)
     num_bytes = path.stat().st_size
     result = Measurement(
         "",
         num_bytes=num_bytes,
         bpp=bits_per_pixel(num_bytes, height, width),
         scores=score(decoded, image, extra),
-        decode_s=decoding.seconds,
+        decode_s=decoding.seconds if seconds is None else seconds,
         peak_mib=decoding.peak_mib,
         segments=len(read.segments),
     )

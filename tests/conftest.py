@@ -34,7 +34,7 @@ def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with an untrained network: its output layer is zero, so it denoises white Gaussian data."""
     folder = tmp_path_factory.mktemp("tiny-prior")
     torch.manual_seed(0)
-    Denoiser((8, 16), blocks=1, embedding=16).save_pretrained(folder)
+    Denoiser((8, 16), blocks=1, embedding=16).save(folder)
     (folder / "prior.json").write_text(json.dumps({"log_snr": [13.0, -8.0]}))
     photos = [synthetic_photo(32, 32, seed) for seed in range(3)]
     levels = [600, 500, 420, 350, 300, 260]

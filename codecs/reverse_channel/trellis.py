@@ -24,7 +24,7 @@ from . import base
 from .batch import Work
 from .layout import Codebook, Layout
 from .rotation import rotate, rotate_back
-from .trellis_plan import Group, Layer, Plan, make_plan
+from .trellis_plan import BRANCHES, Group, Layer, Plan, automatic_length, make_plan
 
 # Streams of the step's key.  Layer l of a step adds l to the last two.
 DITHER, ROTATION, CODEBOOK, SIGNS = (tag << 32 for tag in range(1, 5))
@@ -38,12 +38,14 @@ class TrellisCoder(base.Coder):
     k                  bits per stage: 1, 2 or 4
     labels             codewords of a stage, a power of two, in antipodal pairs; the 2^(L + k) branches share them
     variance           "calibrated": v = 2^(2 bits / d); "unit": v = 1
+    branches           what the automatic constraint length lets the search of a step visit, in trellis branches
     """
 
     constraint_length: int | None = None
     k: int = 2
     labels: int = 2048
     variance: base.Variance = "calibrated"
+    branches: float = BRANCHES
     name = "trellis"
 
     def __post_init__(self) -> None:
@@ -102,7 +104,8 @@ class TrellisCoder(base.Coder):
 
     def _plan(self, size: int, bits: float, key: int) -> Plan:
         word = base.backend_for(torch.device("cpu")).random_words(key, DITHER, torch.zeros(1, dtype=torch.int64))[0, 0]
-        return make_plan(size, bits, int(word) / 2.0**32, self.constraint_length, self.k, self.variance)
+        length = self.constraint_length or automatic_length(bits, self.k, self.branches)
+        return make_plan(size, bits, int(word) / 2.0**32, length, self.k, self.variance)
 
     def _codebook(self, step: base.Step, index: int, layout: Layout) -> Codebook:
         return Codebook(step.backend, step.key, CODEBOOK + index, self.labels // 2, layout.blocks, layout.width)

@@ -25,7 +25,7 @@ LAYER_SURPLUS = 0.06  # extra bits of every layer but the last, against errors t
 METRICS = 1 << 26  # states times stages of a codeword at most, 128 MiB in the search; longer layers are several
 CODEWORD_STAGES = 1 << 11  # and stages at most; longer codewords deliver no more
 GROUP_SCORES = 1 << 25  # scores held at once, 64 MiB as 16-bit integers
-BRANCHES = 8e9  # the automatic constraint length keeps the search of a step within this (about 3 s of one core)
+BRANCHES = 8e9  # default of TrellisCoder.branches, about 3 s of one core
 RAMP_STAGES = 20  # the early stages that own fewer coordinates are at most this many
 
 Payload = bytes  # the classes below have a field of that name
@@ -164,16 +164,16 @@ def spend_factor(bits: float, constraint_length: int) -> float:
     return factors[-1]
 
 
-def automatic_length(bits: float, k: int) -> int:
-    """The largest of three constraint lengths that keeps the search of a step within BRANCHES, else the smallest."""
+def automatic_length(bits: float, k: int, branches: float) -> int:
+    """The largest of three constraint lengths that keeps the search of a step within `branches`, else the smallest."""
     for length in (16, 14):
-        if bits / k * 2.0 ** (length + k) <= BRANCHES:
+        if bits / k * 2.0 ** (length + k) <= branches:
             return length
     return 12
 
 
 def make_plan(
-    size: int, bits: float, dither: float, constraint_length: int | None, k: int, variance: Variance
+    size: int, bits: float, dither: float, constraint_length: int, k: int, variance: Variance
 ) -> Plan:
     """The plan of a step; `dither` in [0, 1) is shared randomness.
 
@@ -182,9 +182,8 @@ def make_plan(
     """
     rate = bits / size
     count = max(1, math.ceil(rate / LAYER_RATE)) if variance == "calibrated" else 1
-    length = constraint_length or automatic_length(bits, k)
     surplus = 1.0 + LAYER_SURPLUS * (count - 1) / count
-    total = math.floor(bits * surplus * spend_factor(bits / count, length) / 8.0 + dither)
+    total = math.floor(bits * surplus * spend_factor(bits / count, constraint_length) / 8.0 + dither)
     early = (1.0 + LAYER_SURPLUS) / surplus / count  # share of every layer but the last
     edges = [math.floor(total * early * i) for i in range(count)] + [total]
     layers = []
@@ -205,4 +204,4 @@ def make_plan(
         deviation, shrink = math.sqrt(noise), math.sqrt(v2 / (v2 + 1.0))
         layers.append(Layer(share, x / noise, x / v / deviation, deviation, weight, shrink))
         weight *= shrink
-    return Plan(size, total, length, k, FLUSH if rate <= FLUSH_RATE else 0, tuple(layers))
+    return Plan(size, total, constraint_length, k, FLUSH if rate <= FLUSH_RATE else 0, tuple(layers))

@@ -26,7 +26,8 @@ def parser() -> ArgumentParser:
     p.add_argument("--bpp", type=float | None, help="bits per pixel to stop at, header included")
     p.add_argument("--segments", type=int | None, help="number of refinement steps to send")
     p.add_argument("--lossless", type=bool, nargs="?", const=True, default=False, help="restore every pixel")
-    p.add_argument("--coder", type=Literal["trellis", "pfr"] | None, help="diffc: reverse-channel coder")
+    p.add_argument("--coder", type=Literal["trellis", "trellis-quick", "pfr"] | None,
+                   help="diffc: reverse-channel coder (default: trellis, trellis-quick for preset fast)")
     p.add_argument("--preset", type=str | None,
                    help="diffc: schedule of the calibration (fast, default, best; 12, 20, 54, 163 for pipelines); "
                         "bitsback: 20, 40 or 80 levels (fast, default, best)")

@@ -25,8 +25,8 @@ def parser() -> ArgumentParser:
     add_model_options(p, "model folder, or hub id of a pipeline (default: the shipped one that wrote the file)")
     p.add_argument("--schedule", type=str | None, help="diffc: the schedule that the file was written with, if given")
     p.add_argument("--segments", type=int | None, help="decode only this many refinement steps")
-    p.add_argument("--reconstruction", type=Literal["mse", "flow", "ancestral", "denoise"] | None,
-                   help="how to end: mse, flow, ancestral (diffc); denoise, flow, ancestral (uqdm)")
+    p.add_argument("--reconstruction", type=Literal["ensemble", "mse", "flow", "ancestral", "denoise"] | None,
+                   help="how to end: ensemble, mse, flow, ancestral (diffc); denoise, flow, ancestral (uqdm)")
     p.add_argument("--flow-steps", type=int | None,
                    help="diffc: network evaluations of flow and ancestral (default 50)")
     p.add_argument("--denoising-guidance", type=float | None,

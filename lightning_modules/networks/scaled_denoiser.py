@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..priors.fingerprint import ModelError, read_json
-from .denoiser import Denoiser
+from .denoiser import WEIGHTS, Denoiser
 from .score_net import DATA_STD, detail_features, karras_eps, positive_scale
 
 
@@ -91,14 +91,14 @@ class ScaledDenoiser(nn.Module):
         return 2 ** len(self.config.widths)
 
     def load_denoiser(self, folder: Path) -> None:
-        """Take over the weights of the Denoiser in `folder` (diffusers' form); ModelError if its shape differs."""
+        """Take over the weights of the Denoiser in `folder`; ModelError if its shape differs."""
         theirs, ours = read_json(folder / "config.json"), asdict(self.config)
         del ours["refined"]
         if any(theirs.get(name) != json.loads(json.dumps(value)) for name, value in ours.items()):
             raise ModelError(f"{folder} holds no denoiser of the network's shape ({self.config})")
         own = self.denoiser.state_dict()
         with torch.no_grad():
-            for name, value in load_file(str(folder / "diffusion_pytorch_model.safetensors")).items():
+            for name, value in load_file(folder / WEIGHTS).items():
                 target = own[name]  # the new channels of stem and head come last
                 (target[:, : value.shape[1]] if name == "stem.weight" else target[: len(value)]).copy_(value)
 

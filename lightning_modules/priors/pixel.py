@@ -78,12 +78,14 @@ class DenoiserPrior(PixelPrior):
     overlap  context of each piece: the network's receptive field is within it, so tiling does not show
     """
 
+    reconstruction = "ensemble"  # 0.15 to 0.3 dB for seven more evaluations
+
     def __init__(
         self, folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
         tile: int = 1536, overlap: int = 192,
     ) -> None:
-        network = Denoiser.from_pretrained(folder, local_files_only=True, torch_dtype=dtype, low_cpu_mem_usage=False)
-        self.network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        network = Denoiser.load(folder, dtype).to(device).to(memory_format=torch.channels_last)
+        self.network = network.eval().requires_grad_(False)
         super().__init__(folder, torch.device(device), network.multiple)
         self.tile, self.overlap = tile, overlap
         self.clean, self.noisy = read_json(folder / "prior.json")["log_snr"]
@@ -154,7 +156,7 @@ def export(checkpoint: Path, folder: Path, dtype: torch.dtype = torch.float16) -
     # Lightning's weight averaging stores the average as the checkpoint's main weights
     weights = {k.removeprefix("network."): v for k, v in state["state_dict"].items() if k.startswith("network.")}
     network.load_state_dict(weights)
-    torch.nn.Module.to(network, dtype).save_pretrained(folder)
+    network.to(dtype).save(folder)
     (folder / "prior.json").write_text(json.dumps({"log_snr": list(reversed(settings["log_snr_range"]))}) + "\n")
 
 

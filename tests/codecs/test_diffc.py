@@ -13,7 +13,11 @@ import torch
 
 from diffpress.codecs import CodecError, container, get_codec
 from diffpress.codecs.base import ModelMismatch
+from diffpress.codecs.calibration import find_schedules
 from diffpress.codecs.diffc import DiffC
+from diffpress.codecs.diffc_chain import State
+from diffpress.codecs.diffc_plan import CODERS
+from diffpress.codecs.lockstep import run
 from diffpress.evaluation.metrics import psnr
 from diffpress.lightning_modules import load_model
 from helpers import ROOT, synthetic_photo
@@ -27,13 +31,15 @@ def codec(tiny_prior: Path) -> DiffC:
 def test_quality_rises_with_every_segment(codec: DiffC, photo: torch.Tensor) -> None:
     stream = codec.encode(photo)
     images = [codec.decode(stream, segments=k) for k in range(len(stream.segments) + 1)]
-    assert all(torch.equal(a, b) for a, b in zip(images[1:], codec.decode_prefixes(stream), strict=True))
+    prefixes = codec.decode_prefixes(stream, range(len(images)))
+    assert all(torch.equal(a, b) for a, (b, _) in zip(images, prefixes, strict=True))
+    assert min(seconds for _, seconds in prefixes) > 0
     qualities = [psnr(image, photo) for image in images]
     assert all(b > a for a, b in itertools.pairwise(qualities))
     assert qualities[-1] > 35
 
 
-@pytest.mark.parametrize("coder", ["trellis", "pfr"])
+@pytest.mark.parametrize("coder", ["trellis", "trellis-quick", "pfr"])
 def test_file_restores_the_encoders_stream(tiny_prior: Path, photo: torch.Tensor, coder: str) -> None:
     codec = DiffC(load_model(tiny_prior, device="cpu"), coder=coder)
     stream = codec.encode(photo, segments=3)
@@ -61,15 +67,37 @@ def test_lossless_at_any_size(codec: DiffC, size: tuple[int, int]) -> None:
     found = container.read(container.write(stream, codec), codec)
     assert torch.equal(codec.decode(found), image)
     assert codec.decode(found, segments=2).shape == image.shape
-    prefixes = codec.decode_prefixes(found)
-    assert len(prefixes) == len(found.segments)
-    assert torch.equal(prefixes[-1], image)
-    assert torch.equal(prefixes[1], codec.decode(found, segments=2))
+    second, last = (shown for shown, _ in codec.decode_prefixes(found, [2, len(found.segments)]))
+    assert torch.equal(last, image)
+    assert torch.equal(second, codec.decode(found, segments=2))
     # a prefix as a file of its own has forgotten that it once ended losslessly
     file = container.write(codec.prefix(found, 2), codec)
-    assert torch.equal(prefixes[1], codec.decode(container.read(file, codec)))
+    assert torch.equal(second, codec.decode(container.read(file, codec)))
     assert len(file) < len(container.write(found, codec))
     assert codec.prefix(found, len(found.segments)) == found
+
+
+def test_ensemble_averages_the_orientations(photo: torch.Tensor) -> None:
+    """It does not know which way up the latent lies, and its error is below that of a single estimate."""
+    codec = DiffC(load_model("diffc-pixel", device="cpu"))
+    stream = codec.encode(photo, bpp=1.0)
+    assert codec.ending(codec.preset) == "ensemble"
+    assert psnr(codec.decode(stream), photo) > psnr(codec.decode(stream, reconstruction="mse"), photo)
+    z = torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    upright, turned = (
+        run(codec.prior, [codec.chain.reconstruct(State(latent, 400, None), "ensemble")])[0]
+        for latent in (z, z.rot90(1, (-2, -1)).flip(-1))
+    )
+    torch.testing.assert_close(upright.rot90(1, (-2, -1)).flip(-1), turned, atol=1e-4, rtol=0)
+
+
+def test_fast_preset_saves_time_on_both_sides(tiny_prior: Path) -> None:
+    prior = load_model(tiny_prior, device="cpu")
+    one = find_schedules(prior)[0][0]
+    presets = [replace(one, name="fast"), one]
+    codecs = [DiffC(prior, preset=preset.name, schedules=presets) for preset in presets]
+    assert [list(CODERS)[codec.coder] for codec in codecs] == ["trellis-quick", "trellis"]
+    assert [codecs[1].ending(number) for number in (0, 1)] == ["mse", "ensemble"]
 
 
 @pytest.mark.parametrize("how", ["flow", "ancestral"])

@@ -213,7 +213,7 @@ def test_fingerprint_covers_weights_and_schedule(folders: dict[str, Path], sd15:
         codec_of(folders, "sd15", schedule="nothing")
     with pytest.raises(CodecError, match=r"unknown preset '13'.*12, 20, 54, 163"):
         codec_of(folders, "sd15", preset=13)
-    assert sd15.reconstruction == "flow"
+    assert sd15.ending(sd15.preset) == "flow"
     assert codec_of(folders, "sd15", preset=None).schedules[-1].name == "163"
 
 

@@ -118,7 +118,7 @@ def test_training_learns_resumes_and_exports(tmp_path: Path) -> None:
     for key, value in a["current_model_state"].items():
         torch.testing.assert_close(value, b["current_model_state"][key])
     export(whole, tmp_path / "model", torch.float32)
-    network = Denoiser.from_pretrained(tmp_path / "model", low_cpu_mem_usage=False)
+    network = Denoiser.load(tmp_path / "model")
     torch.testing.assert_close(network.state_dict()["head.weight"], a["state_dict"]["network.head.weight"])
     assert json.loads((tmp_path / "model" / "prior.json").read_text()) == {"log_snr": [13.0, -8.0]}
 

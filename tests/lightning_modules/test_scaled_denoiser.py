@@ -24,13 +24,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     folder = tmp_path_factory.mktemp("denoiser")
-    denoiser.half().save_pretrained(folder)
+    denoiser.half().save(folder)
     return folder
 
 
 def test_it_starts_with_the_estimates_of_the_trained_denoiser(trained: Path) -> None:
     model = UQDM(SMALL, n_steps=2, initial=str(trained))
-    denoiser = Denoiser.from_pretrained(trained).float()
+    denoiser = Denoiser.load(trained)
     z, log_snr = torch.randn(3, 3, 16, 8), torch.tensor([-6.0, 1.0, 11.0])
     with torch.no_grad():
         x_hat, scale = model.predict(z, log_snr)
