@@ -13,5 +13,6 @@ BUILTIN = {
     "bitsback": "bitsback", "diffc": "diffc", "uqdm": "uqdm",
     "avif": "classical", "jpeg": "classical", "jpeg2000": "classical", "jxl": "classical", "png": "classical",
     "webp": "classical",
-    "avifenc": "external", "bpg": "external", "vvc": "external",
+    "avifenc": "external", "bpg": "external", "hm": "external", "vtm": "external", "vvc": "external",
+    "compressai": "learned",
 }  # fmt: skip

@@ -1,4 +1,5 @@
-"""Codecs that are programs outside Python: AVIF by avifenc, VVC by vvencapp and vvdecapp, BPG by bpgenc and bpgdec.
+"""Codecs that are programs outside Python: AVIF by avifenc, BPG by bpgenc and bpgdec, VVC by vvencapp and vvdecapp,
+and the reference software of HEVC (HM) and VVC (VTM).
 
 They write the programs' own files and are there for comparison.  Each is registered everywhere and says in one
 sentence, when it is built, which program is missing.
@@ -151,19 +152,17 @@ class Vvc(ProgramCodec):
         padded = pad_to_multiple(image, 2)
         with tempfile.TemporaryDirectory() as folder:
             source, target = Path(folder) / "in.yuv", Path(folder) / "out.266"
-            source.write_bytes(to_yuv420(padded))
+            source.write_bytes(to_yuv(padded, halved=True))
             size = f"{padded.shape[2]}x{padded.shape[1]}"
             self._run(
                 *("vvencapp", "--input", source, "--size", size, "--format", "yuv420_10", "--framerate", "1"),
                 *("--frames", "1", "--qp", str(self.quality), "--qpa", "0", "--preset", self.preset),
                 *("--internal-bitdepth", "10", "--output", target),
             )
-            return height.to_bytes(2, "little") + width.to_bytes(2, "little") + target.read_bytes()
+            return _size_bytes(height, width) + target.read_bytes()
 
     def _read(self, data: bytes) -> torch.Tensor:
-        if len(data) < 4:
-            raise CodecError("not a vvc file, or a damaged one (no size)")
-        height, width = int.from_bytes(data[:2], "little"), int.from_bytes(data[2:4], "little")
+        height, width = _read_size(self.name, data)
         with tempfile.TemporaryDirectory() as folder:
             source, target = Path(folder) / "in.266", Path(folder) / "out.yuv"
             source.write_bytes(data[4:])
@@ -172,29 +171,125 @@ class Vvc(ProgramCodec):
         even = (height + height % 2, width + width % 2)
         if len(planes) != 3 * even[0] * even[1]:
             raise CodecError("not a vvc file, or a damaged one (wrong picture size)")
-        return crop(from_yuv420(planes, even), (height, width)).contiguous()
+        return crop(from_yuv(planes, even, halved=True), (height, width)).contiguous()
+
+
+class ReferenceSoftware(ProgramCodec):
+    """Intra coding by a standard's reference software, BT.709 in 10 bits, 4:4:4; ours adds the size in 4 bytes.
+
+    quality  quantiser, 0 (best) .. `coarsest`
+    config   the software's intra configuration; None: the one in the cfg/ folder beside the program's own folder
+    """
+
+    default_config: str
+    coarsest: int
+    quality: int
+    config: str | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self.name, "quality", self.quality, 0, self.coarsest)
+
+    def _config(self) -> Path:
+        if self.config is not None:
+            path = Path(self.config)
+        else:
+            program = Path(shutil.which(self.programs[0]) or "").resolve()
+            path = program.parent.parent / "cfg" / self.default_config
+        if not path.is_file():
+            raise CodecError(f"{self.name} needs its configuration, and there is no {path}")
+        return path
+
+    def _write(self, image: torch.Tensor) -> bytes:
+        height, width = image.shape[1:]
+        if max(height, width) > 0xFFFF:
+            raise CodecError(f"{self.name} cannot encode images of more than 65535 pixels a side")
+        with tempfile.TemporaryDirectory() as folder:
+            source, target = Path(folder) / "in.yuv", Path(folder) / "out.bin"
+            source.write_bytes(to_yuv(image, halved=False))
+            self._run(
+                *(self.programs[0], "-c", self._config(), "-i", source, "-b", target, "-o", Path(folder) / "rec.yuv"),
+                *("-wdt", str(width), "-hgt", str(height), "-f", "1", "-fr", "1", "-q", str(self.quality)),
+                *("--InputChromaFormat=444", "--ChromaFormatIDC=444", "--ConformanceWindowMode=1"),
+                *("--InputBitDepth=10", "--InternalBitDepth=10", "--OutputBitDepth=10"),
+            )
+            return _size_bytes(height, width) + target.read_bytes()
+
+    def _read(self, data: bytes) -> torch.Tensor:
+        size = _read_size(self.name, data)
+        with tempfile.TemporaryDirectory() as folder:
+            source, target = Path(folder) / "in.bin", Path(folder) / "out.yuv"
+            source.write_bytes(data[4:])
+            self._run(self.programs[1], "-b", source, "-o", target, "-d", "10")
+            planes = target.read_bytes()
+        if len(planes) != 6 * size[0] * size[1]:
+            raise CodecError(f"not a file of {self.name}, or a damaged one (wrong picture size)")
+        return from_yuv(planes, size, halved=False)
+
+
+@register("hm")
+@dataclass(frozen=True)
+class Hm(ReferenceSoftware):
+    """HEVC by the HM software (range extensions, for 4:4:4)."""
+
+    name = "hm"
+    suffix = ".hm"
+    programs = ("TAppEncoderStatic", "TAppDecoderStatic")
+    default_config = "encoder_intra_main_rext.cfg"
+    coarsest = 51
+    quality: int = 32
+    config: str | None = None
+
+
+@register("vtm")
+@dataclass(frozen=True)
+class Vtm(ReferenceSoftware):
+    """VVC by the VTM software."""
+
+    name = "vtm"
+    suffix = ".vtm"
+    programs = ("EncoderAppStatic", "DecoderAppStatic")
+    default_config = "encoder_intra_vtm.cfg"
+    coarsest = 63
+    quality: int = 32
+    config: str | None = None
+
+
+def _size_bytes(height: int, width: int) -> bytes:
+    return height.to_bytes(2, "little") + width.to_bytes(2, "little")
+
+
+def _read_size(name: str, data: bytes) -> tuple[int, int]:
+    if len(data) < 4:
+        raise CodecError(f"not a file of {name}, or a damaged one (no size)")
+    return int.from_bytes(data[:2], "little"), int.from_bytes(data[2:4], "little")
 
 
 # BT.709, full colour to limited range in 10 bits: Y in 64..940, Cb and Cr in 64..960
 _KR, _KB = 0.2126, 0.0722
 
 
-def to_yuv420(image: torch.Tensor) -> bytes:
-    """Planar 10-bit 4:2:0 (16-bit little-endian samples) of a uint8 RGB image [3, H, W] with even sides."""
+def to_yuv(image: torch.Tensor, halved: bool) -> bytes:
+    """Planar 10-bit samples (16-bit little-endian) of a uint8 RGB image [3, H, W].
+
+    halved  4:2:0, for even sides; else 4:4:4
+    """
     r, g, b = image.double() / 255
     y = _KR * r + (1 - _KR - _KB) * g + _KB * b
     cb, cr = (b - y) / (2 * (1 - _KB)), (r - y) / (2 * (1 - _KR))
-    chroma = torch.nn.functional.avg_pool2d(torch.stack([cb, cr])[None], 2)[0]
+    chroma = torch.stack([cb, cr])
+    if halved:
+        chroma = torch.nn.functional.avg_pool2d(chroma[None], 2)[0]
     planes = [64 + 876 * y, 512 + 896 * chroma[0], 512 + 896 * chroma[1]]
     return b"".join(plane.round().clamp(0, 1023).numpy().astype("<u2").tobytes() for plane in planes)
 
 
-def from_yuv420(data: bytes, size: tuple[int, int]) -> torch.Tensor:
-    """uint8 RGB [3, H, W] of :func:`to_yuv420`'s bytes; chroma is upsampled linearly."""
+def from_yuv(data: bytes, size: tuple[int, int], halved: bool) -> torch.Tensor:
+    """uint8 RGB [3, H, W] of :func:`to_yuv`'s bytes; halved chroma is upsampled linearly."""
     height, width = size
     samples = torch.from_numpy(np.frombuffer(data, dtype="<u2").astype(np.float64))
     luma, rest = samples[: height * width].view(height, width), samples[height * width :]
-    chroma = (rest.view(1, 2, height // 2, width // 2) - 512) / 896
+    chroma = (rest.view(1, 2, *((height // 2, width // 2) if halved else size)) - 512) / 896
     cb, cr = torch.nn.functional.interpolate(chroma, size, mode="bilinear", align_corners=False)[0]
     y = (luma - 64) / 876
     r, b = y + 2 * (1 - _KR) * cr, y + 2 * (1 - _KB) * cb
