@@ -56,7 +56,7 @@ class TimedCoder:
     """A reverse-channel coder under a clock."""
 
     def __init__(self, coder: Any, clock: Clock) -> None:
-        self.name, self.payload_size = coder.name, coder.payload_size
+        self.name, self.payload_size, self.fixed_size = coder.name, coder.payload_size, coder.fixed_size
         self.encode, self.decode = clock.watch("coder", coder.encode), clock.watch("coder", coder.decode)
 
 

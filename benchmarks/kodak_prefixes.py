@@ -2,9 +2,10 @@
 
     python benchmarks/kodak_prefixes.py ../shared/data/kodak --bpp 1.0 --preset fast
 
-Each photo is compressed to a real file, the file is read back and decoded once, and the image after every segment is
-scored; the rate of a prefix is the size of the file that holds only these segments.  Figures at given rates are
-interpolated on each photo's own curve and averaged.  To use two cores, run every second photo in each of two processes:
+Each photo is compressed to a real file, the file is read back and decoded once, and the images after every segment are
+scored, or with `--brackets` only those whose rates lie next to one of `--rates`.  The rate of a prefix is the size of
+the file that holds only these segments.  Figures at given rates are interpolated on each photo's own curve and
+averaged.  To use two cores, run every second photo in each of two processes:
 
     python benchmarks/kodak_prefixes.py KODAK --every 2 --threads 1 --out even.json &
     python benchmarks/kodak_prefixes.py KODAK --every 2 --first 1 --threads 1 --out odd.json; wait
@@ -35,20 +36,27 @@ def mean_at(curves: list[dict], rate: float, quality: str = "psnr") -> float:
     return float(np.mean([np.interp(rate, curve["bpp"], curve[quality]) for curve in curves]))
 
 
-def measure(path: Path, codec: DiffC, bpp: float) -> dict:
-    """Rates, qualities and seconds of one photo."""
+def neighbours(sizes: list[float], rates: list[float]) -> list[int]:
+    """Numbers of segments of the prefixes next to `rates`, below and above, and of all."""
+    above = {int(np.searchsorted(sizes, rate)) + 1 for rate in rates}
+    return sorted({min(max(k + shift, 1), len(sizes)) for k in above for shift in (-1, 0)} | {len(sizes)})
+
+
+def measure(path: Path, codec: DiffC, bpp: float, rates: list[float] | None = None) -> dict:
+    """Rates, qualities and seconds of one photo; with `rates` only of the prefixes next to them."""
     image = read_image(path)
     pixels = image.shape[1] * image.shape[2]
     start = time.perf_counter()
     file = container.write(codec.encode(image, bpp=bpp), codec)
     encoded = time.perf_counter()
     stream = container.read(file, codec)
-    counts = range(1, len(stream.segments) + 1)
+    counts = list(range(1, len(stream.segments) + 1))
+    sizes = [8 * len(container.write(codec.prefix(stream, k), codec)) / pixels for k in counts]
+    counts = counts if rates is None else neighbours(sizes, rates)
     shown = codec.decode_prefixes(stream, counts)
-    sizes = [len(container.write(codec.prefix(stream, k), codec)) for k in counts]
     return {
         "image": path.name,
-        "bpp": [8 * size / pixels for size in sizes],
+        "bpp": [sizes[k - 1] for k in counts],
         "psnr": [psnr(one, image) for one, _ in shown],
         "ms_ssim": [ssim_scores(one, image)[1] for one, _ in shown],
         "encode_s": encoded - start,
@@ -67,15 +75,17 @@ def main(
     rates: list[float] = [0.1, 0.25, 0.5, 0.9],  # noqa: B006
     threads: int = 2,
     first: int = 0,
+    reconstruction: str | None = None,
+    brackets: bool = False,
     merge: list[Path] | None = None,
 ) -> None:
     """Measure every `every`-th photo in `data` from the `first` on, or only `merge` results."""
     torch.set_num_threads(threads)
     curves = [curve for part in merge or () for curve in json.loads(part.read_text())]
     if not merge:
-        codec = DiffC(load_model(model, device="cpu"), preset=preset, coder=coder)
+        codec = DiffC(load_model(model, device="cpu"), preset=preset, coder=coder, reconstruction=reconstruction)
         for path in list_images(data)[first::every]:
-            curve = measure(path, codec, bpp)
+            curve = measure(path, codec, bpp, rates if brackets else None)
             curves.append(curve)
             rising = all(b > a for a, b in zip(curve["psnr"], curve["psnr"][1:], strict=False))
             at = [f"{np.interp(rate, curve['bpp'], curve['psnr']):.2f}" for rate in rates]
@@ -85,6 +95,7 @@ def main(
     curves.sort(key=lambda curve: curve["image"])
     out.write_text(json.dumps(curves))
     grid = [rate for rate in (0.05, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0) if rate <= bpp]
+    grid = rates if brackets else grid
     results = {"bpp": grid}
     results |= {name: [mean_at(curves, rate, quality) for rate in grid] for quality, name in QUALITIES.items()}
     results |= {f"{side}oding_time": [float(np.mean([c[f"{side}ode_s"] for c in curves]))] for side in ("enc", "dec")}

@@ -1,0 +1,96 @@
+"""The README's table of Kodak: PSNR and MS-SSIM at equal rates, BD-rates, and lossless rates.
+
+    python benchmarks/kodak_table.py --records runs/kodak/records --prefixes docs/results/kodak-diffc-default.json
+
+records   what `evaluate.py -o runs/kodak` measured, every codec of it
+prefixes  what kodak_prefixes.py measured
+Figures at a rate are interpolated on each image's own curve, linearly in dB over log rate, and averaged over the images
+whose curve reaches the rate; their number is given where it is not all.  BD-rates are means over images.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from jsonargparse import auto_cli
+
+from diffpress.evaluation.bd import bd_rate
+
+Curve = list[tuple[float, float, float]]  # bpp, PSNR in dB, MS-SSIM
+
+
+def of_records(folder: Path) -> tuple[dict[str, Curve], dict[str, float]]:
+    """(curve, lossless bpp) by image of one codec's records."""
+    curves: dict[str, Curve] = {}
+    lossless: dict[str, float] = {}
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text())
+        points = [point for point in record["points"] if not point["error"] and not point.get("hypothetical")]
+        curves[path.stem] = []
+        for point in points:
+            if point["lossless"]:
+                lossless[path.stem] = point["bpp"]
+            elif point["scores"]["psnr-rgb"]:
+                curves[path.stem].append((point["bpp"], point["scores"]["psnr-rgb"], point["scores"]["ms-ssim-rgb"]))
+        curves[path.stem].sort()
+    return curves, lossless
+
+
+def of_prefixes(path: Path) -> dict[str, Curve]:
+    """Curve by image."""
+    return {
+        Path(one["image"]).stem: list(zip(one["bpp"], one["psnr"], one["ms_ssim"], strict=True))
+        for one in json.loads(path.read_text())
+    }
+
+
+def at(curves: dict[str, Curve], rate: float) -> str:
+    """Mean PSNR and MS-SSIM at `rate`, and how many images reach it."""
+    reached = [curve for curve in curves.values() if curve and curve[0][0] <= rate <= curve[-1][0]]
+    if not reached:
+        return ""
+    columns = [tuple(zip(*curve, strict=True)) for curve in reached]
+    means = [np.mean([np.interp(np.log(rate), np.log(bpp), one[q]) for bpp, *one in columns]) for q in (0, 1)]
+    note = "" if len(reached) == len(curves) else f" ({len(reached)} images)"
+    return f"{means[0]:.2f} / {means[1]:.4f}{note}"
+
+
+def against(curves: dict[str, Curve], anchors: dict[str, Curve], lowest: float, highest: float) -> str:
+    """Mean BD-rate in % of the points between two rates."""
+    deltas = []
+    for image, curve in curves.items():
+        both = [[p for p in one if lowest <= p[0] <= highest] for one in (anchors.get(image, []), curve)]
+        if min(map(len, both)) < 4:
+            continue
+        delta = bd_rate(*([p[axis] for p in one] for one in both for axis in (0, 1)))
+        if delta is not None:
+            deltas.append(delta)
+    return f"{np.mean(deltas):+.1f} %" + (f" ({len(deltas)})" if len(deltas) < len(curves) else "") if deltas else ""
+
+
+def main(
+    records: list[Path] = [],  # noqa: B006
+    prefixes: list[Path] = [],  # noqa: B006
+    rates: list[float] = [0.1, 0.25, 0.5, 1.0],  # noqa: B006
+    anchors: list[str] = ["jpeg", "webp", "avif"],  # noqa: B006
+    bd_range: tuple[float, float] = (0.05, 1.2),
+) -> None:
+    """Print the table."""
+    found = {path.name: of_records(path) for root in records for path in sorted(root.iterdir())}
+    curves = {name: pair[0] for name, pair in found.items()} | {path.stem: of_prefixes(path) for path in prefixes}
+    print("| codec |" + "".join(f" {rate} bpp |" for rate in rates) + "".join(f" BD-rate vs {a} |" for a in anchors)
+          + " lossless bpd |")
+    print("|---" * (len(rates) + len(anchors) + 2) + "|")
+    for name, own in curves.items():
+        cells = [at(own, rate) for rate in rates]
+        cells += [against(own, curves[anchor], *bd_range) if anchor in curves else "" for anchor in anchors]
+        sizes = found[name][1] if name in found else {}
+        note = "" if len(sizes) in (0, len(own)) else f" ({len(sizes)})"
+        cells.append(f"{np.mean(list(sizes.values())) / 3:.3f}{note}" if sizes else "")
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    auto_cli(main)
