@@ -60,11 +60,22 @@ def save_figure(figure: Figure, path: Path) -> None:
     write_file(path, buffer.getvalue())
 
 
-def plot_files(files: Sequence[Path], out: Path, metric: str = "psnr-rgb") -> None:
-    """Draw the curves of CompressAI-style JSON files to `out`.  Raises ImageError, also when none has `metric`."""
+def plot_files(files: Sequence[Path], out: Path, metric: str = "psnr-rgb", max_bpp: float | None = None) -> None:
+    """Draw the curves of CompressAI-style JSON files to `out`.  Raises ImageError, also when none has `metric`.
+
+    max_bpp  where the rate axis ends; None: behind the last point
+    """
     curves = [curve for file in files for curve in read_curves(file)]
     for curve in curves:  # whoever plots files knows where they come from; dashes would all look alike
         curve.codec, curve.published = curve.codec.removesuffix(" (published)"), ""
     if metric not in metrics_of(curves):
         raise ImageError(f"no {metric} in these files; they have {', '.join(metrics_of(curves)) or 'no known metric'}")
-    save_figure(draw(curves, metric), out)
+    figure = draw(curves, metric)
+    if max_bpp is not None:
+        seen = [q for c in curves for rate, q in zip(*c.series(metric, False), strict=True) if rate <= max_bpp]
+        if not seen:
+            raise ImageError(f"no point of these files lies below {max_bpp} bpp")
+        margin = 0.05 * (max(seen) - min(seen))
+        figure.axes[0].set_xlim(0, max_bpp)
+        figure.axes[0].set_ylim(min(seen) - margin, max(seen) + margin)
+    save_figure(figure, out)

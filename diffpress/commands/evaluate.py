@@ -39,6 +39,7 @@ def parser() -> ArgumentParser:
     p.add_argument("--metrics", nargs="+", default=[], help="also lpips, dists, clip, qalign, fid, patch-fid")
     p.add_argument("--plot", nargs="+", type=Path, help="only plot these JSON files to -o FIGURE")
     p.add_argument("--metric", default="psnr-rgb", help="metric of --plot")
+    p.add_argument("--max-bpp", type=float | None, help="end of the rate axis of --plot")
     p.add_argument("-o", "--out", type=Path, required=True, help="output folder; for --plot, the figure")
     return p
 
@@ -50,7 +51,7 @@ def main(args: list[str] | None = None) -> int:
 
     def action() -> int:
         if a.plot:
-            plot_files(a.plot, a.out, a.metric)
+            plot_files(a.plot, a.out, a.metric, a.max_bpp)
             print(a.out)
             return 0
         if not a.codecs:

@@ -54,6 +54,12 @@ def test_plots_published_files(reference: Path, tmp_path: Path) -> None:
     for suffix in (".png", ".svg"):
         assert main(["--plot", *files, "-o", str(tmp_path / f"figure{suffix}")]) == 0
         assert (tmp_path / f"figure{suffix}").stat().st_size > 5000
+    assert main(["--plot", *files, "--max-bpp", "0.5", "-o", str(tmp_path / "low.svg")]) == 0
+    whole, low = ((tmp_path / name).read_text() for name in ("figure.svg", "low.svg"))
+    assert ">0.5<" in low
+    assert ">2.0<" in whole
+    assert ">2.0<" not in low
+    assert main(["--plot", *files, "--max-bpp", "0.001", "-o", str(tmp_path / "no.png")]) != 0
     assert main(["--plot", *files, "--metric", "lpips", "-o", str(tmp_path / "no.png")]) != 0
     assert main(["--plot", *files, "-o", str(tmp_path / "no.xyz")]) != 0
 
