@@ -230,8 +230,6 @@ def choose_levels(prior: Prior, steps: int) -> list[int]:
     return levels
 
 
-
-
 def _noise(deviation: float) -> Gaussian:
     """q at a deviation in bins: whatever is drawn lies within 6.5 deviations."""
     return Gaussian(deviation, math.ceil(6.5 * deviation) + 1)

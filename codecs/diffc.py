@@ -97,6 +97,11 @@ class DiffC:
         if not beside:
             self.fingerprint = hashlib.sha256(model.fingerprint + repr(schedules).encode()).digest()[:4]
 
+    @property
+    def max_segments(self) -> int:
+        """Segments of the longest files: every step of the preset and, for pixels, the exact segment."""
+        return len(self.schedules[self.preset].levels) + self.prior.lossless
+
     def ending(self, preset: int) -> str:
         """How decoding a file of that preset ends: as asked for, else as suits the prior, in fast files in one step."""
         if self.reconstruction:

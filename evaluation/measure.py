@@ -125,7 +125,8 @@ def measure_image(
             with _Watch() as encoding:
                 stream = codec.encode(image, **options)
                 whole = container.write(stream, codec)
-            served = list(_prefixes(values, stream, option == "segments"))
+            longest = getattr(codec, "max_segments", len(stream.segments))
+            served = list(_prefixes(values, stream, option == "segments", longest))
             with _Watch() as decoding:
                 shown = _all_prefixes(codec, whole, stream, [k for _, k in served]) if "all" in values else None
         except FAILURES as error:
@@ -227,12 +228,17 @@ def _encodings(spec: CodecSpec) -> Iterator[tuple[list[Any], dict[str, Any]]]:
         yield [DEFAULT], {}
 
 
-def _prefixes(values: list[Any], stream: Stream, prefixes: bool) -> Iterator[tuple[Any, int | None]]:
-    """(value, number of segments or None for the whole stream) for every point that one stream serves."""
+def _prefixes(
+    values: list[Any], stream: Stream, prefixes: bool, longest: int
+) -> Iterator[tuple[Any, int | None]]:
+    """(value, number of segments or None for the whole stream) for every point that one stream serves.
+
+    longest  segments of the codec's longest streams: an image whose stream ends earlier has the others' points
+    """
     total = len(stream.segments)
     for value in values:
         if value == "all":
-            stride = -(-total // PREFIXES)
+            stride = -(-max(total, longest) // PREFIXES)
             yield from ((k, k) for k in range(stride, total if LOSSLESS in values else total + 1, stride))
         elif isinstance(value, int) and prefixes:
             yield value, value

@@ -17,8 +17,12 @@ const colour = (curve) => (dark.matches && !printing ? curve.colour_dark : curve
 
 // ---- rate and quality ------------------------------------------------------------------------------------------
 for (const [key, title] of Object.entries(data.metrics)) $("metric").append(option(key, title));
-for (const [value, text] of [["", "all"], ["0.25", "0.25 bpp"], ["0.5", "0.5 bpp"], ["1", "1 bpp"], ["2", "2 bpp"]])
-  $("span").append(option(value, text));
+// The first view shows most of what was measured: one codec that goes on to 15 bpp would leave the others a corner.
+const measuredRates = data.curves.filter((c) => !c.published)
+  .flatMap((c) => c.points.filter((p) => !p.lossless && p.values.bpp !== undefined).map((p) => p.values.bpp)).sort((a, b) => a - b);
+const spans = [0.25, 0.5, 1, 2, 4, 8];
+const firstSpan = spans.find((bpp) => bpp >= measuredRates[Math.floor(0.75 * measuredRates.length)]) ?? "";
+$("span").append(option("", "all"), ...spans.map((bpp) => option(String(bpp), `${bpp} bpp`, bpp === firstSpan)));
 const toggles = data.curves.map((curve) => {
   if (!curve.points.some((point) => !point.lossless)) return null;
   const box = element("input", null, { type: "checkbox", checked: true });
@@ -84,8 +88,8 @@ for (const id of ["metric", "log", "span"]) $(id).addEventListener("change", () 
 $("all").addEventListener("click", () => { toggles.forEach((t) => { t.box.checked = true; }); plot(); });
 $("measured").addEventListener("click", () => { toggles.forEach((t) => { t.box.checked = !t.curve.published; }); plot(); });
 dark.addEventListener("change", plot);
-addEventListener("beforeprint", () => { printing = true; plot(); });
-addEventListener("afterprint", () => { printing = false; plot(); });
+addEventListener("beforeprint", () => { printing = $("every").open = true; plot(); });
+addEventListener("afterprint", () => { printing = $("every").open = false; plot(); });
 
 // ---- tables ----------------------------------------------------------------------------------------------------
 function fill(table, head, rows) {

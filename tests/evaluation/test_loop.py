@@ -89,6 +89,20 @@ def test_prefixes_of_a_diffc_file_are_files_that_decode_to_their_points(tmp_path
     assert [point.bpp for point in record.points] == sorted(point.bpp for point in record.points)
 
 
+def test_an_image_whose_file_ends_early_has_the_points_of_the_others(
+    tmp_path: Path, tiny_prior: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffpress.evaluation.measure.PREFIXES", 3)
+    spec = parse_specs(["diffc"], (), {"diffc": str(tiny_prior)})[0]
+    codec = spec.build("cpu")
+    assert codec.max_segments == 7  # type: ignore[attr-defined]
+    for flat in (False, True):
+        image = torch.full((3, 24, 40), 77, dtype=torch.uint8) if flat else synthetic_photo(24, 40)
+        record = measure_image(codec, spec, image, "photo", tmp_path)
+        counts = [point.segments for point in record.points if not point.lossless]
+        assert counts == [k for k in (3, 6) if k < record.points[-1].segments]
+
+
 def test_a_failing_image_is_reported_and_the_rest_goes_on(pictures: Path, tmp_path: Path, bitplanes: Any) -> None:
     lines: list[str] = []
     result = run(pictures, tmp_path / "out", ["bitplanes:fail_on=72", "png"], tick=lines.append)

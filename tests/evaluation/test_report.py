@@ -100,6 +100,8 @@ async def check_curves(page: Any) -> None:
     await page.js("document.getElementById('measured').click()")
     assert await page.js(traces) == 4  # jpeg is back, the published curve is off
     await page.js("document.getElementById('all').click()")
+    span = "document.getElementById('span').value"
+    assert float(await page.js(span)) >= 1  # the first view holds most points
     title = "document.querySelector('#plot .ytitle').textContent"
     assert await page.js(title) == "PSNR (RGB, dB)"
     await page.js("metric.value = 'ssim-rgb'; metric.dispatchEvent(new Event('change'))")
@@ -136,6 +138,10 @@ async def check_print_and_dark(page: Any, folder: Path) -> None:
     pdf = base64.b64decode((await page.call("Page.printToPDF", printBackground=True))["data"])
     assert pdf.startswith(b"%PDF")
     assert len(pdf) > 20_000
+    await page.js("dispatchEvent(new Event('beforeprint'))")
+    assert await page.js("document.getElementById('every').open")  # on paper nothing can be unfolded
+    await page.js("dispatchEvent(new Event('afterprint'))")
+    assert not await page.js("document.getElementById('every').open")
     means = []
     for scheme in ("light", "dark"):
         await page.media(scheme)
