@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..data.tiling import crop, mirror_to_multiple
 from ..lightning_modules.gaussian import alpha_sigma, posterior
 from ..lightning_modules.priors.base import Prior
 from .base import CodecError
@@ -161,10 +162,8 @@ class Chain:
         step, multiple = self.levels[level], getattr(self.prior, "multiple", 1)
 
         def one(tile: Ints) -> Tensor:
-            rows, columns = tile.shape[1:]
-            padded = tile[:, _mirror(rows, multiple)][:, :, _mirror(columns, multiple)]
-            z = torch.from_numpy(padded * self.delta[level])[None].to(self.prior.device, self.dtype)
-            return self.prior.denoise(z, step)[0, :, :rows, :columns]
+            z = torch.from_numpy(tile * self.delta[level])[None].to(self.prior.device, self.dtype)
+            return crop(self.prior.denoise(mirror_to_multiple(z, multiple), step)[0], tile.shape[1:])
 
         return side_by_side(one, tiles, self.prior.device, self.workers)
 
@@ -242,12 +241,6 @@ def _rounded(value: float) -> float:
 
 def _whole(values: NDArray[np.floating[Any]]) -> Ints:
     return np.rint(values).clip(-(2.0**40), 2.0**40).astype(np.int64)
-
-
-def _mirror(size: int, multiple: int) -> Ints:
-    """Indices 0, 1, .. size - 1, size - 1, size - 2, .. as many as the next multiple: mirrored noise is still noise."""
-    place = np.arange(-(-size // multiple) * multiple) % (2 * size)
-    return np.minimum(place, 2 * size - 1 - place)
 
 
 def _double(prior: Prior) -> Prior:

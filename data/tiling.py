@@ -42,6 +42,17 @@ def pad_to_multiple(image: torch.Tensor, multiple: int) -> torch.Tensor:
     return pad_to(image, _round_up(h, multiple), _round_up(w, multiple))
 
 
+def mirror_to_multiple(image: torch.Tensor, multiple: int) -> torch.Tensor:
+    """`image` [..., H, W] grown at the bottom and right until both sides divide by `multiple`, by rows and columns
+    0, 1, .. n - 1, n - 1, n - 2, ..: for noisy images, because mirrored noise is still noise."""
+    for axis in (-2, -1):
+        size = image.shape[axis]
+        place = torch.arange(_round_up(size, multiple), device=image.device) % (2 * size)
+        if len(place) > size:
+            image = image.index_select(axis, torch.minimum(place, 2 * size - 1 - place))
+    return image
+
+
 def crop(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """The top left (H, W) = `size` of `image` [..., H', W']: undoes :func:`pad_to_multiple`."""
     height, width = size

@@ -1,5 +1,6 @@
 """Choose a prior's noise levels: measure its error on photos, then find the cheapest way down.
 
+`fit_pyramid` decides how much a denoiser's estimates at lower resolutions count, where the model has that.
 `measure` needs one network evaluation per level and image; `shortest_path` is algorithm 3 of Vonderfecht and Liu 2025
 with a price per network evaluation, over the exact cost of a step as codecs/calibration.py defines it.
 """
@@ -20,6 +21,10 @@ from ..codecs.calibration import snr_gain
 from ..codecs.reverse_channel import ReverseChannelCoder
 from ..lightning_modules.gaussian import diffuse
 from ..lightning_modules.priors.base import Prior
+from ..lightning_modules.priors.pixel import DenoiserPrior
+from ..lightning_modules.priors.pyramid import Node, Pyramid
+
+SMALL_GAIN = 0.01  # share of the squared error below which a term of the pyramid is not worth its network evaluation
 
 
 def measure(
@@ -40,6 +45,42 @@ def measure(
             tick()
         rows.append(row)
     return np.array(rows)
+
+
+def fit_pyramid(
+    prior: DenoiserPrior, images: Sequence[Tensor], log_snrs: Sequence[float], tick: Callable[[], None] = lambda: None
+) -> list[Node]:
+    """Nodes of `prior.pyramid` at `log_snrs`, fitted to uint8 images [3, H, W] by least squares, ascending.
+
+    From the cleanest to the noisiest, because a node needs those of lower resolution, which has less noise.  What is
+    worth less than SMALL_GAIN is left out: the lower resolutions, or the network's own estimate, which costs most.
+    """
+    nodes: list[Node] = []
+    for log_snr in sorted(log_snrs, reverse=True):
+        pyramid = Pyramid(nodes, prior.multiple)
+        products = np.zeros((4, 4))  # inner products of the three terms and the image
+        for number, image in enumerate(images):
+            x0 = prior.encode(image[None])
+            noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(number)).to(x0)
+            terms = pyramid.terms(prior.own_estimate, diffuse(x0, log_snr, noise), log_snr)
+            rows = torch.cat([terms, x0[None]]).flatten(1).double().cpu().numpy()
+            products += rows @ rows.T
+            tick()
+        mixtures = [np.array([1.0, 0.0, 0.0]), *(_least_squares(products, used) for used in ([2], [0, 1, 2]))]
+        errors = [np.append(mixture, -1.0) @ products @ np.append(mixture, -1.0) for mixture in mixtures]
+        chosen = next(m for m, error in zip(mixtures, errors, strict=True) if error <= (1 + SMALL_GAIN) * errors[-1])
+        own, smooth, coarse = chosen.round(4).tolist()
+        if nodes and not any(nodes[0][2:]) and not coarse:
+            nodes.pop(0)  # above the last node there is only the network itself anyway
+        nodes.insert(0, (round(log_snr, 4), own, smooth, coarse))
+    return nodes
+
+
+def _least_squares(products: NDArray[np.float64], used: list[int]) -> NDArray[np.float64]:
+    """Weights of the best mixture of the three terms, zero for those not in `used`."""
+    weights = np.zeros(3)
+    weights[used] = np.linalg.solve(products[np.ix_(used, used)], products[used, 3])
+    return weights
 
 
 def step_costs(log_snr: Sequence[float], mse: NDArray[np.float64]) -> NDArray[np.float64]:

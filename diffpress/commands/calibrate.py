@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jsonargparse import ArgumentParser
 from rich.console import Console
@@ -14,8 +17,11 @@ from rich.progress import Progress
 
 from ..codecs.reverse_channel import get_coder
 from ..data import crop, list_images, read_image, write_file
-from ..evaluation.calibrate import calibrate
-from ..lightning_modules import load_model
+from ..evaluation.calibrate import calibrate, fit_pyramid
+from ..lightning_modules import ModelError, load_model
+from ..lightning_modules.priors.base import Prior
+from ..lightning_modules.priors.fingerprint import read_json
+from ..lightning_modules.priors.pixel import DenoiserPrior
 from .batch import run
 from .model_options import LOADING, add_model_options, loading_options
 
@@ -34,6 +40,8 @@ def parser() -> ArgumentParser:
     p.add_argument("--rate", type=float, default=1 / 3, help="bits per dimension at which presets are compared")
     p.add_argument("--stride", type=int, default=4, help="distance of the noise levels considered")
     p.add_argument("--last", type=int, default=1, help="level at which the schedules end")
+    p.add_argument("--pyramid", type=bool, default=False,
+                   help="first fit how our denoiser mixes resolutions, and write it into prior.json")
     p.add_argument("--coder", type=Literal["trellis", "pfr"] | None,
                    help="choose levels by what this coder spends on a step (default: by KL)")
     return p
@@ -41,7 +49,8 @@ def parser() -> ArgumentParser:
 
 def write_calibration(
     model: str, data: str, images: int, size: int, presets: dict[str, int], rate: float, stride: int, last: int,
-    device: str | None = None, out: Path | None = None, coder: str | None = None, loading: dict[str, Any] | None = None,
+    device: str | None = None, out: Path | None = None, coder: str | None = None, pyramid: bool = False,
+    loading: dict[str, Any] | None = None,
 ) -> int:
     """Calibrate and write; returns 0, the number of failures."""
     prior = load_model(model, device=device, **(loading or {}))
@@ -52,6 +61,8 @@ def write_calibration(
         image = read_image(file)
         crops.append(crop(image, (min(size, image.shape[1]), min(size, image.shape[2]))))
     with Progress(console=Console(stderr=True), transient=True) as bar:
+        if pyramid:
+            write_pyramid(prior, crops, bar)
         task = bar.add_task("levels", total=len(crops) * (prior.num_levels // stride))
         table = calibrate(
             prior, crops, presets, rate=rate, stride=stride, last=last, coder=get_coder(coder) if coder else None,
@@ -62,6 +73,18 @@ def write_calibration(
     for preset in table["presets"]:
         print(f"{preset['name']}: {len(preset['levels'])} steps to level {preset['levels'][-1]}")
     return 0
+
+
+def write_pyramid(prior: Prior, crops: list[torch.Tensor], bar: Progress) -> None:
+    """Fit the prior's pyramid to uint8 images [3, H, W], use it from now on and write it into its prior.json."""
+    if not isinstance(prior, DenoiserPrior):
+        raise ModelError(f"{prior.folder} is not one of our denoisers, and only these mix resolutions")
+    log_snrs = np.arange(prior.noisy, prior.clean, math.log(4) / 2).tolist()
+    task = bar.add_task("resolutions", total=len(crops) * len(log_snrs))
+    nodes = fit_pyramid(prior, crops, log_snrs, tick=lambda: bar.advance(task))
+    prior.pyramid = replace(prior.pyramid, nodes=nodes)
+    path = prior.folder / "prior.json"
+    write_file(path, (json.dumps(read_json(path) | {"pyramid": nodes}) + "\n").encode())
 
 
 def main(args: Sequence[str] | None = None) -> int:

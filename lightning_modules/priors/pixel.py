@@ -24,6 +24,7 @@ from ...data.tiling import apply_tiled, crop, pad_to_multiple
 from ..gaussian import x0_from_eps, x0_from_v
 from ..networks.denoiser import Denoiser
 from .fingerprint import ModelError, fingerprint, read_json
+from .pyramid import Pyramid
 
 
 class PixelPrior(ABC):
@@ -76,6 +77,7 @@ class DenoiserPrior(PixelPrior):
 
     tile     side in pixels above which the network runs piece by piece, so that any photo fits in memory
     overlap  context of each piece: the network's receptive field is within it, so tiling does not show
+    pyramid  how estimates at lower resolutions enter (pyramid.py), from prior.json; without it they do not
     """
 
     reconstruction = "ensemble"  # 0.15 to 0.3 dB for seven more evaluations
@@ -88,19 +90,26 @@ class DenoiserPrior(PixelPrior):
         self.network = network.eval().requires_grad_(False)
         super().__init__(folder, torch.device(device), network.multiple)
         self.tile, self.overlap = tile, overlap
-        self.clean, self.noisy = read_json(folder / "prior.json")["log_snr"]
+        settings = read_json(folder / "prior.json")
+        self.clean, self.noisy = settings["log_snr"]
+        self.pyramid = Pyramid([tuple(node) for node in settings.get("pyramid", [])], network.multiple)
 
     def log_snr(self, step: int) -> float:
         return self.clean + (self.noisy - self.clean) * step / self.num_levels
 
     @torch.inference_mode()
     def denoise(self, z: Tensor, step: int) -> Tensor:
-        level = torch.full((len(z),), self.log_snr(step), dtype=z.dtype, device=z.device)
+        return self.pyramid.estimate(self.own_estimate, z, self.log_snr(step)).contiguous()
+
+    @torch.inference_mode()
+    def own_estimate(self, z: Tensor, log_snr: float) -> Tensor:
+        """x0_hat as the network gives it, at full resolution alone."""
+        level = torch.full((len(z),), log_snr, dtype=z.dtype, device=z.device)
 
         def network(piece: Tensor) -> Tensor:
             return self.network(piece.contiguous(memory_format=torch.channels_last), level)
 
-        return apply_tiled(network, z, self.tile, self.overlap).clamp(-1, 1).contiguous()
+        return apply_tiled(network, z, self.tile, self.overlap).clamp(-1, 1)
 
 
 class UNet2DPrior(PixelPrior):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diffpress.data import apply_tiled, crop, pad_to, pad_to_multiple, tile, untile
+from diffpress.data.tiling import mirror_to_multiple
 
 
 @pytest.mark.parametrize("size", [(1, 1), (37, 91), (65, 64), (64, 64), (3, 200)])
@@ -30,6 +31,13 @@ def test_padding_repeats_the_last_row_and_column_and_crop_undoes_it() -> None:
     assert torch.equal(padded[..., 7, :6], image[..., 4, :])
     assert torch.equal(crop(padded, (5, 6)), image)
     assert pad_to_multiple(image, 1) is image
+
+
+def test_mirroring_repeats_whole_images_where_one_is_not_enough() -> None:
+    row = torch.arange(3.0).expand(2, 1, 3)
+    assert mirror_to_multiple(row, 8)[0, 0].tolist() == [0, 1, 2, 2, 1, 0, 0, 1]
+    assert mirror_to_multiple(row, 8).shape == (2, 8, 8)
+    assert mirror_to_multiple(row, 1) is row
 
 
 def test_impossible_sizes_are_refused() -> None:
