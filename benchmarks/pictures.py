@@ -24,7 +24,8 @@ Shown = tuple[str, torch.Tensor]
 def caption(name: str, size: int, decoded: torch.Tensor, image: torch.Tensor) -> Shown:
     """What stands above a picture, and the picture."""
     rate = 8 * size / (image.shape[1] * image.shape[2])
-    return f"{name}\n{size:,} bytes, {rate:.3f} bpp\n{psnr(decoded, image):.2f} dB", decoded
+    quality = "exact" if torch.equal(decoded, image) else f"{psnr(decoded, image):.2f} dB"
+    return f"{name}\n{size:,} bytes, {rate:.3f} bpp\n{quality}", decoded
 
 
 def prefixes(name: str, image: torch.Tensor, rates: list[float]) -> list[Shown]:
