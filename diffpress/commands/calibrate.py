@@ -54,6 +54,8 @@ def write_calibration(
 ) -> int:
     """Calibrate and write; returns 0, the number of failures."""
     prior = load_model(model, device=device, **(loading or {}))
+    if not isinstance(prior, Prior):
+        raise ModelError(f"{model} is no prior for DiffC, and only priors are calibrated")
     files = list_images(data)
     files = files[:: max(1, len(files) // images)][:images]
     crops: list[torch.Tensor] = []

@@ -130,6 +130,11 @@ def test_other_models_have_no_pyramid() -> None:
         write_pyramid(SimpleNamespace(folder=Path("latents")), [], Progress(disable=True))  # type: ignore[arg-type]
 
 
+def test_only_priors_are_calibrated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert calibrate(["--model", "uqdm-photo", "--data", str(tmp_path), "--device", "cpu"]) == 2
+    assert capsys.readouterr().err == "error: uqdm-photo is no prior for DiffC, and only priors are calibrated\n"
+
+
 def test_shipped_prior_gains_on_a_photo(shared: Path) -> None:
     prior = load_model("diffc-pixel", device="cpu")
     x0 = prior.encode(read_image(shared / "data" / "kodak" / "kodim23.png")[None, :, 128:384, 128:384])
