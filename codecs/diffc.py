@@ -287,11 +287,7 @@ class DiffC:
     # ---- decoding ------------------------------------------------------------------------------------------------
 
     def decode(
-        self,
-        stream: Stream,
-        *,
-        segments: int | None = None,
-        reconstruction: str | None = None,
+        self, stream: Stream, *, segments: int | None = None, reconstruction: str | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
         """uint8 [3, H, W] from the first `segments` segments (None: all there are); raises CodecError.
@@ -321,7 +317,7 @@ class DiffC:
         for count in counts:
             if not 0 <= count <= len(stream.segments):
                 raise CodecError(f"the file has {len(stream.segments)} segments, not {count}")
-        side, _ = self._side(plan, stream.segments[0]) if stream.segments else (Side(), 0)
+        side, _ = plan.read_side(stream.segments[0]) if stream.segments else (Side(), 0)
         size, coder = (header.height, header.width), plan.make_coder()
         exact = plan.lossless and counts[-1] == stream.announced
         steps = counts[-1] - exact
@@ -353,7 +349,7 @@ class DiffC:
         partial = plan.partial if index == stream.announced - plan.lossless - 1 else 0
         target = self.chain.target(plan, state, partial)
         segment = stream.segments[index]
-        code, lead = self._code_of(plan, stream.segments[:index], segment)
+        code, lead = plan.read_code(stream.segments[:index], segment)
         budget = self.chain.budget(plan, state, target, code)
         if budget:
             try:
@@ -383,7 +379,7 @@ class DiffC:
         level = self.schedules[plan.preset].levels[index - 1] if index else self.prior.num_levels
         state = State(torch.empty(self.prior.shape((header.height, header.width)), device="meta"), level, None, index)
         target = self.chain.target(plan, state, plan.partial if index == count - plan.lossless - 1 else 0)
-        code, lead = self._code_of(plan, before, rest)
+        code, lead = plan.read_code(before, rest)
         budget = self.chain.budget(plan, state, target, code)
         if not budget:
             return lead
@@ -401,17 +397,3 @@ class DiffC:
         if plan.preset >= len(self.schedules):
             raise CodecError(f"the file uses preset {plan.preset}, and the model has {len(self.schedules)}")
         return plan
-
-    def _side(self, plan: Plan, first: bytes | memoryview) -> tuple[Side, int]:
-        """(what the prior is conditioned on, number of bytes it takes) of the first segment."""
-        return Side.from_bytes(first) if plan.side else (Side(), 0)
-
-    def _code_of(self, plan: Plan, before: Sequence[bytes], segment: bytes | memoryview) -> tuple[int, int]:
-        """(budget code of a segment, number of bytes in front of its payload)."""
-        if plan.budgets and before:
-            return segment[0], 1
-        first = before[0] if before else segment
-        _, lead = self._side(plan, first)
-        if lead >= len(first):
-            raise container.Truncated("no room for a budget")
-        return first[lead], 0 if before else lead + 1

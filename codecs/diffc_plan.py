@@ -11,6 +11,7 @@ and it stands in front of the first segment::
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +84,20 @@ class Plan:
         if flags & 3 >= len(CODERS):
             raise CodecError("the file was written by a reverse-channel coder this program does not know")
         return cls(flags >> 4 & 7, flags & 3, bool(flags & 4), bool(flags & 8), params[1], bool(flags & 128))
+
+    def read_side(self, first: bytes | memoryview) -> tuple[Side, int]:
+        """(what the prior is conditioned on, number of bytes it takes) of the first segment."""
+        return Side.from_bytes(first) if self.side else (Side(), 0)
+
+    def read_code(self, before: Sequence[bytes], segment: bytes | memoryview) -> tuple[int, int]:
+        """(budget code of a segment behind those `before`, number of bytes in front of its payload)."""
+        if self.budgets and before:
+            return segment[0], 1
+        first = before[0] if before else segment
+        _, lead = self.read_side(first)
+        if lead >= len(first):
+            raise container.Truncated("no room for a budget")
+        return first[lead], 0 if before else lead + 1
 
 
 @dataclass(frozen=True)

@@ -228,9 +228,7 @@ def _encodings(spec: CodecSpec) -> Iterator[tuple[list[Any], dict[str, Any]]]:
         yield [DEFAULT], {}
 
 
-def _prefixes(
-    values: list[Any], stream: Stream, prefixes: bool, longest: int
-) -> Iterator[tuple[Any, int | None]]:
+def _prefixes(values: list[Any], stream: Stream, prefixes: bool, longest: int) -> Iterator[tuple[Any, int | None]]:
     """(value, number of segments or None for the whole stream) for every point that one stream serves.
 
     longest  segments of the codec's longest streams: an image whose stream ends earlier has the others' points
@@ -238,7 +236,7 @@ def _prefixes(
     total = len(stream.segments)
     for value in values:
         if value == "all":
-            stride = -(-max(total, longest) // PREFIXES)
+            stride = -(-longest // PREFIXES)
             yield from ((k, k) for k in range(stride, total if LOSSLESS in values else total + 1, stride))
         elif isinstance(value, int) and prefixes:
             yield value, value

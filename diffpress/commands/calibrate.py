@@ -22,6 +22,7 @@ from ..lightning_modules import ModelError, load_model
 from ..lightning_modules.priors.base import Prior
 from ..lightning_modules.priors.fingerprint import read_json
 from ..lightning_modules.priors.pixel import DenoiserPrior
+from ..lightning_modules.priors.pyramid import Node
 from .batch import run
 from .model_options import LOADING, add_model_options, loading_options
 
@@ -54,6 +55,8 @@ def write_calibration(
 ) -> int:
     """Calibrate and write; returns 0, the number of failures."""
     prior = load_model(model, device=device, **(loading or {}))
+    if pyramid and out is not None:
+        raise ModelError("--pyramid changes the model itself, so it cannot be combined with --out")
     if not isinstance(prior, Prior):
         raise ModelError(f"{model} is no prior for DiffC, and only priors are calibrated")
     files = list_images(data)
@@ -64,29 +67,31 @@ def write_calibration(
         crops.append(crop(image, (min(size, image.shape[1]), min(size, image.shape[2]))))
     with Progress(console=Console(stderr=True), transient=True) as bar:
         if pyramid:
-            write_pyramid(prior, crops, bar)
+            nodes = use_pyramid(prior, crops, bar)
         task = bar.add_task("levels", total=len(crops) * (prior.num_levels // stride))
         table = calibrate(
             prior, crops, presets, rate=rate, stride=stride, last=last, coder=get_coder(coder) if coder else None,
             tick=lambda: bar.advance(task),
         )
     table["data"] = f"{len(files)} crops of at most {size} x {size} pixels from {Path(data).name}"
+    if pyramid:
+        path = prior.folder / "prior.json"
+        write_file(path, (json.dumps(read_json(path) | {"pyramid": nodes}) + "\n").encode())
     write_file(out or prior.folder / "calibration.json", (json.dumps(table, indent=1) + "\n").encode())
     for preset in table["presets"]:
         print(f"{preset['name']}: {len(preset['levels'])} steps to level {preset['levels'][-1]}")
     return 0
 
 
-def write_pyramid(prior: Prior, crops: list[torch.Tensor], bar: Progress) -> None:
-    """Fit the prior's pyramid to uint8 images [3, H, W], use it from now on and write it into its prior.json."""
+def use_pyramid(prior: Prior, crops: list[torch.Tensor], bar: Progress) -> list[Node]:
+    """Nodes of the prior's pyramid, fitted to uint8 images [3, H, W]; the prior uses them from now on."""
     if not isinstance(prior, DenoiserPrior):
         raise ModelError(f"{prior.folder} is not one of our denoisers, and only these mix resolutions")
     log_snrs = np.arange(prior.noisy, prior.clean, math.log(4) / 2).tolist()
     task = bar.add_task("resolutions", total=len(crops) * len(log_snrs))
     nodes = fit_pyramid(prior, crops, log_snrs, tick=lambda: bar.advance(task))
     prior.pyramid = replace(prior.pyramid, nodes=nodes)
-    path = prior.folder / "prior.json"
-    write_file(path, (json.dumps(read_json(path) | {"pyramid": nodes}) + "\n").encode())
+    return nodes
 
 
 def main(args: Sequence[str] | None = None) -> int:

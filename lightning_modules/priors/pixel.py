@@ -80,7 +80,7 @@ class DenoiserPrior(PixelPrior):
     pyramid  how estimates at lower resolutions enter (pyramid.py), from prior.json; without it they do not
     """
 
-    reconstruction = "ensemble"  # 0.15 to 0.3 dB for seven more evaluations
+    reconstruction = "ensemble"  # up to 0.2 dB for seven more evaluations (docs/decisions/0051-ensemble.md)
 
     def __init__(
         self, folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,

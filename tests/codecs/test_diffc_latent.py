@@ -103,7 +103,7 @@ def assert_size_is_the_schedules(codec: Any, data: bytes) -> None:
     stream = container.read(data, codec)
     plan = codec._plan(stream.header)
     assert not plan.budgets
-    _, lead = codec._code_of(plan, (), stream.segments[0])
+    _, lead = plan.read_code((), stream.segments[0])
     code = stream.segments[0][lead - 1]
     shape = codec.prior.shape((stream.header.height, stream.header.width))
     level, total = codec.prior.num_levels, lead

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from torch.nn import functional as F
 
 from diffpress.commands.calibrate import main as calibrate
-from diffpress.commands.calibrate import write_pyramid
+from diffpress.commands.calibrate import use_pyramid
 from diffpress.data import read_image, save_image
 from diffpress.lightning_modules import ModelError, load_model
 from diffpress.lightning_modules.gaussian import alpha_sigma, diffuse
@@ -127,12 +127,23 @@ def test_command_fits_the_pyramid(tiny_prior: Path, tmp_path: Path) -> None:
 
 def test_other_models_have_no_pyramid() -> None:
     with pytest.raises(ModelError, match="not one of our denoisers"):
-        write_pyramid(SimpleNamespace(folder=Path("latents")), [], Progress(disable=True))  # type: ignore[arg-type]
+        use_pyramid(SimpleNamespace(folder=Path("latents")), [], Progress(disable=True))  # type: ignore[arg-type]
 
 
 def test_only_priors_are_calibrated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert calibrate(["--model", "uqdm-photo", "--data", str(tmp_path), "--device", "cpu"]) == 2
     assert capsys.readouterr().err == "error: uqdm-photo is no prior for DiffC, and only priors are calibrated\n"
+
+
+def test_a_fit_for_another_file_is_refused(
+    tiny_prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With -o the model's own folder must stay as it is, and the pyramid lies there."""
+    before = (tiny_prior / "prior.json").read_bytes()
+    arguments = ["--model", str(tiny_prior), "--data", str(tmp_path), "--device", "cpu", "--pyramid", "true"]
+    assert calibrate([*arguments, "-o", str(tmp_path / "own.json")]) == 2
+    assert "cannot be combined" in capsys.readouterr().err
+    assert (tiny_prior / "prior.json").read_bytes() == before
 
 
 def test_shipped_prior_gains_on_a_photo(shared: Path) -> None:
