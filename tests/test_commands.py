@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -161,3 +163,35 @@ def test_bad_files(
     assert code == 1
     assert data[3:7].hex() in text
     assert "other-model" in text
+
+
+LAYERS = """
+import ctypes, resource
+from diffpress.commands.memory import keep_freed_memory
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+
+def layer(size=20 << 20):
+    blocks = [libc.malloc(size) for _ in range(8)]
+    for block in blocks:
+        libc.memset(block, 1, size)
+    for block in blocks:
+        libc.free(block)
+
+kept = keep_freed_memory()
+layer()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+layer()
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_freed_memory_is_used_again() -> None:
+    done = subprocess.run([sys.executable, "-c", LAYERS], capture_output=True, text=True, check=True)
+    kept, faults = done.stdout.split()
+    if kept == "False":
+        pytest.skip("this C library has no such setting")
+    assert int(faults) < 100  # the blocks have 41,000 pages of 4 kB

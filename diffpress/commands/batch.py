@@ -20,6 +20,7 @@ from ..codecs.base import Codec, Header, codec_class
 from ..data import ImageError, list_images, read_image, save_image, write_file
 from ..lightning_modules import ModelError, find_model, load_model
 from ..lightning_modules.priors.fingerprint import fingerprint
+from .memory import keep_freed_memory
 
 DEFAULT_MODELS = {"diffc": "diffc-pixel", "uqdm": "uqdm-photo", "bitsback": "diffc-pixel"}
 USER_ERRORS = (CodecError, ImageError, ModelError, OSError, MemoryError)
@@ -203,6 +204,7 @@ def _sentence(error: BaseException) -> str:
 
 def run(action: Callable[[], int]) -> int:
     """Exit code of `action`, which returns a number of failures; its user errors become one line on stderr."""
+    keep_freed_memory()
     try:
         return 1 if action() else 0
     except USER_ERRORS as error:

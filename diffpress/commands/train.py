@@ -6,10 +6,12 @@ import lightning as L
 from lightning.pytorch.cli import ArgsType, LightningCLI
 
 from ..data import ImageData
+from .memory import keep_freed_memory
 
 
 def main(args: ArgsType = None) -> int:
     """Run one sub-command; `args` replaces the command line (a list of strings)."""
+    keep_freed_memory()
     LightningCLI(
         L.LightningModule, ImageData, subclass_mode_model=True, seed_everything_default=0, args=args,
         save_config_kwargs={"overwrite": True},

@@ -57,8 +57,8 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
-        hidden = F.relu(torch.addcmul(shift, self.conv_in(h), 1 + scale))
-        return h + self.conv_out(hidden)
+        hidden = torch.addcmul(shift, self.conv_in(h), 1 + scale).relu_()
+        return self.conv_out(hidden).add_(h)
 
 
 class Denoiser(nn.Module):
