@@ -6,21 +6,24 @@
 
 from __future__ import annotations
 
+import glob
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-
+from ..codecs import CodecError
+from ..data import read_image, write_file
 from ..data.datasets import NamedImages
+from .bd import MIN_POINTS
 from .learned_metrics import LearnedMetrics
 from .loop import EvaluationModule, read_record, record_path, run
-from .measure import Record
+from .measure import Record, sentence
 from .plots import draw, save_figure
 from .points import CodecSpec
-from .provenance import machine, versions
 from .published import read_curves
 from .results import (
     TITLES,
@@ -36,12 +39,19 @@ from .results import (
     write_json,
 )
 
+SECONDS = (
+    "Seconds and memory are means over images and points. Where points are prefixes of one file, each has the encoding "
+    "time of the whole file."
+)
+
 
 @dataclass
 class Comparison:
     """What one run knows at its end; the report is drawn from this.
 
-    notes  sentences about what is missing, e.g. metrics whose weights cannot be had
+    published  curves of others, drawn as such
+    pictured   names of the images that are shown
+    notes      sentences about what is missing, e.g. metrics whose weights cannot be had
     """
 
     out: Path
@@ -52,9 +62,20 @@ class Comparison:
     records: list[Record]
     curves: list[Curve]
     published: list[Curve]
+    pictured: list[str]
     notes: list[str] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=versions)
-    machine: dict[str, str] = field(default_factory=machine)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of everything that coded; several where the records were measured with several."""
+        return _merged([record.versions for record in self.records])
+
+    @property
+    def machine(self) -> dict[str, str]:
+        """Where the records were measured, and beside how much other work."""
+        merged = _merged([record.machine for record in self.records])
+        loads = [record.load for record in self.records if record.load is not None]
+        return merged | ({"load while measuring": f"{fmean(loads):.1f}"} if loads else {})
 
     @property
     def images(self) -> int:
@@ -74,31 +95,35 @@ def collect(
     data: str,
     command: str,
     anchor: str = "",
-    published: Sequence[Path] = (),
+    published: Sequence[Curve] = (),
+    pictures: int = 2,
     notes: Sequence[str] = (),
 ) -> Comparison:
     """Read the records of `specs` on the images `names` and average them.
 
-    anchor  codec of the BD-rates; "" takes jpeg if it was measured, else the first codec
+    anchor  codec of the BD-rates; "" takes jpeg if it was measured, else the first codec with a curve
     """
     found = [read_record(record_path(out, spec, name)) for spec in specs for name in names]
     records = [record for record in found if record is not None]
     curves = average(records)
-    labels = [curve.codec for curve in curves]
+    labels = [curve.codec for curve in curves if len(curve.lossy()) >= MIN_POINTS]
     chosen = anchor or ("jpeg" if "jpeg" in labels else labels[0] if labels else "")
-    others = [curve for path in published for curve in read_curves(path)]
-    comparison = Comparison(out, data, command, chosen, list(specs), records, curves, others, list(notes))
-    loads = [record.load for record in records if record.load is not None]
-    if loads:
-        comparison.machine["load while measuring"] = f"{fmean(loads):.1f}"
-    return comparison
+    shown = list(names[:pictures])
+    return Comparison(out, data, command, chosen, list(specs), records, curves, list(published), shown, list(notes))
+
+
+def _merged(origins: Sequence[dict[str, str]]) -> dict[str, str]:
+    """By key the values that occur, each once, in the order of the records."""
+    keys = dict.fromkeys(key for origin in origins for key in origin)
+    return {key: " and ".join(dict.fromkeys(o[key] for o in origins if key in o)) for key in keys}
 
 
 def write_outputs(comparison: Comparison) -> None:
     """Everything but the HTML report."""
     out, curves = comparison.out, comparison.curves
     write_csv(comparison.records, out / "results.csv")
-    description = f"{comparison.data}, {comparison.images} images, diffpress {comparison.versions['diffpress']}"
+    version = comparison.versions.get("diffpress", "")
+    description = f"{comparison.data}, {comparison.images} images, diffpress {version}"
     for curve, spec in zip(curves, comparison.specs, strict=False):
         if curve.lossy():
             write_json(compressai_json(curve, description), out / "json" / f"{spec.slug}.json")
@@ -112,14 +137,13 @@ def write_outputs(comparison: Comparison) -> None:
 
 def write_tables(comparison: Comparison, path: Path) -> None:
     """The tables as Markdown, with command, versions and machine."""
-    from ..data import write_file
-
     lines = [f"# {comparison.data}, {comparison.images} images", "", "```", comparison.command, "```", ""]
     lines += [", ".join(f"{k} {v}" for k, v in comparison.machine.items()) + "  "]
     lines += [", ".join(f"{k} {v}" for k, v in comparison.versions.items()), ""]
     models = [f"{c.codec}: {c.fingerprint}" for c in comparison.curves if c.fingerprint]
     lines += [f"Model fingerprints: {', '.join(models)}", ""] if models else []
-    lines += [table_text(comparison.summary(), comparison.anchor), "", points_text(comparison.curves), ""]
+    lines += [table_text(comparison.summary(), comparison.anchor), "", SECONDS, ""]
+    lines += [points_text(comparison.curves), ""]
     failures = [f"{r.codec} {r.image} {p.point}: {p.error}" for r in comparison.records for p in r.points if p.error]
     notes = comparison.notes + ([f"{len(failures)} failures, first: {failures[0]}"] if failures else [])
     lines += [f"- {note}" for note in notes]
@@ -127,20 +151,22 @@ def write_tables(comparison: Comparison, path: Path) -> None:
 
 
 def tensorboard(comparison: Comparison, writer: Any) -> None:
-    """Curves as scalars (the step is the rate in thousandths of a bit per pixel) and pictures, to a SummaryWriter."""
+    """Curves as scalars (the step is the rate in millionths of a bit per pixel) and pictures, to a SummaryWriter."""
     for curve in comparison.curves:
-        for metric in metrics_of([curve]):
-            for rate, value in zip(*curve.series(metric), strict=True):
-                writer.add_scalar(f"{metric}/{curve.codec}", value, round(1000 * rate))
+        for metric, hypothetical in itertools.product(metrics_of([curve]), (False, True)):
+            tag = f"{metric}/{curve.codec}{' (hypothetical)' if hypothetical else ''}"
+            for rate, value in zip(*curve.series(metric, hypothetical), strict=True):
+                writer.add_scalar(tag, value, round(1e6 * rate))
         lossless = curve.lossless_point
         if lossless is not None:
             writer.add_scalar(f"lossless_bpd/{curve.codec}", lossless.values["bpp"] / 3, 0)
-    from ..data import read_image
-
-    for picture in sorted((comparison.out / "pictures").rglob("*.webp")):
-        tag = str(picture.relative_to(comparison.out / "pictures").with_suffix(""))
-        image: torch.Tensor = read_image(picture)
-        writer.add_image(tag, image, 0)
+    folder = comparison.out / "pictures"
+    for name in comparison.pictured:
+        own = [folder / "original" / f"{name}.webp"]
+        for spec in comparison.specs:
+            own += sorted((folder / spec.slug).glob(f"{glob.escape(name)}-*.webp"))
+        for picture in filter(Path.is_file, own):
+            writer.add_image(str(picture.relative_to(folder))[: -len(".webp")], read_image(picture), 0)
     writer.flush()
 
 
@@ -163,9 +189,14 @@ def evaluate(
 ) -> Comparison | None:
     """Measure `specs` on `data` and write all outputs; what is measured already is not measured again.
 
-    None on every process but the first, which alone writes outputs.
+    None on every process but the first, which alone writes outputs.  Raises CodecError or ImageError before measuring
+    when `anchor` is none of the curves or `published` cannot be read.
     """
     learned = learned or LearnedMetrics()
+    curves = [curve for path in published for curve in read_curves(path)]
+    known = [*(spec.label for spec in specs), *(curve.codec for curve in curves)]
+    if anchor and anchor not in known:
+        raise CodecError(f"--anchor {anchor}: no such curve among {', '.join(known)}")
     results: list[Comparison] = []
 
     def finish(writer: Any) -> None:
@@ -176,7 +207,8 @@ def evaluate(
             data=data.name,
             command=command,
             anchor=anchor,
-            published=published,
+            published=curves,
+            pictures=pictures,
             notes=[*notes, *learned.notes],
         )
         _add_set_metrics(comparison, learned)
@@ -196,7 +228,13 @@ def _add_set_metrics(comparison: Comparison, learned: LearnedMetrics) -> None:
     for curve, spec in zip(comparison.curves, comparison.specs, strict=False):
         for point in curve.lossy() if learned.sets else ():
             for name, metric in learned.sets.items():
-                point.values[name] = metric(folder / spec.slug / point.point, folder / "original")
+                try:
+                    value = metric(folder / spec.slug / point.point, folder / "original")
+                except Exception as error:  # of packages that fail in many ways; the other figures stand
+                    comparison.notes.append(f"{name}: absent for {curve.codec}, {point.point} ({sentence(error)})")
+                else:
+                    if math.isfinite(value):
+                        point.values[name] = value
 
 
 def _everything(comparison: Comparison) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..codecs import CodecError
 from ..data import list_images, read_image, save_image
 from ..data.tiling import tile
-from .measure import ExtraMetric
+from .measure import ExtraMetric, sentence
 
 SetMetric = Callable[[Path, Path], float]
 PATCH = 64
@@ -57,8 +57,25 @@ def load_metrics(names: Sequence[str], device: str = "cpu") -> LearnedMetrics:
         except Exception as error:  # hub clients fail in many ways; all of them mean that there are no weights
             loaded.notes.append(f"{name}: absent (weights cannot be had: {_first_line(error)})")
         else:
-            (loaded.sets if name in SET_METRICS else loaded.image)[name] = metric
+            if name in SET_METRICS:
+                loaded.sets[name] = metric
+            else:
+                loaded.image[name] = _guarded(name, metric, loaded.notes)
     return loaded
+
+
+def _guarded(name: str, metric: ExtraMetric, notes: list[str]) -> ExtraMetric:
+    """`metric`, undefined for an image that it fails on; the first failure becomes a note."""
+
+    def guarded(decoded: Tensor, original: Tensor) -> float | None:
+        try:
+            return metric(decoded, original)
+        except Exception as error:  # as loading; the image's other figures stand
+            if not any(note.startswith(f"{name}: failed") for note in notes):
+                notes.append(f"{name}: failed, first on an image of {tuple(decoded.shape[1:])} ({sentence(error)})")
+            return None
+
+    return guarded
 
 
 def _load_reference(name: str, device: str) -> ExtraMetric:

@@ -6,10 +6,12 @@ Devices and nodes take the units in turn.  Rates and qualities come from measure
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,6 +21,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
@@ -26,9 +29,11 @@ from ..codecs import Codec
 from ..data import save_image, write_file
 from ..data.datasets import NamedImages
 from ..data.images import to_pil
-from .measure import FAILURES, ExtraMetric, Measurement, Record, measure_image, progress_points, record_from_dict
+from .measure import ExtraMetric, Measurement, Record, measure_image, progress_points, record_from_dict, sentence
 from .points import CodecSpec, pairs
+from .provenance import machine, versions
 
+LONGEST = 16383  # pixels a side of a WebP
 Tick = Callable[[str], None]
 
 
@@ -86,6 +91,8 @@ class EvaluationModule(lightning.LightningModule):
         self.extra, self.pictures, self.hypothetical = extra or {}, pictures, hypothetical
         self.tick, self.summary, self.keep_decoded = tick, summary, keep_decoded
         self._codec: tuple[int, Codec] | None = None
+        self._pixels: dict[int, str] = {}
+        self._origin = {"versions": versions(), "machine": machine()}
         flags = [*sorted(self.extra), *["hypothetical"] * hypothetical, *["decoded"] * keep_decoded]
         suffix = "".join(f"+{flag}" for flag in flags)
         self._identities = [spec.identity() + suffix for spec in self.specs]
@@ -100,14 +107,34 @@ class EvaluationModule(lightning.LightningModule):
         spec = self.specs[which]
         name = self.data.names[number]
         path = record_path(self.out, spec, name)
-        done = read_record(path, self._identities[which])
-        if done is None or all(point.error for point in done.points):  # whatever failed altogether gets another try
+        if not self._holds(read_record(path), which, number):
             record = self._measure(which, number)
             write_file(path, json.dumps(record.as_dict(), indent=1).encode())
             failed = [point for point in record.points if point.error]
             for point in failed:
                 self.tick(f"{spec.label} {name} {point.point}: {point.error}")
         self.tick("")
+
+    def _holds(self, record: Record | None, which: int, number: int) -> bool:
+        """Whether `record` need not be measured again: same codec, same pixels, its pictures are there."""
+        if record is None or record.identity != self._identities[which]:
+            return False
+        if all(point.error for point in record.points):  # whatever failed altogether gets another try
+            return False
+        if number not in self._pixels:
+            try:
+                self._pixels[number] = digest(self.data[number][1])
+            except Exception:  # measuring will say why
+                return False
+        if record.pixels != self._pixels[number]:
+            return False
+        if number >= self.pictures or max(record.height, record.width) > LONGEST:
+            return True
+        shown = [p for p in [*record.points, *record.progress] if not p.error and not p.hypothetical]
+        return all(self._picture(which, number, point.point).is_file() for point in shown)
+
+    def _picture(self, which: int, number: int, point: str) -> Path:
+        return self.out / "pictures" / self.specs[which].slug / f"{self.data.names[number]}-{point}.webp"
 
     def on_test_end(self) -> None:
         self.trainer.strategy.barrier()  # the others' records belong to the summary
@@ -116,17 +143,16 @@ class EvaluationModule(lightning.LightningModule):
             self.summary(logger.experiment if isinstance(logger, TensorBoardLogger) else None)
 
     def _measure(self, which: int, number: int) -> Record:
-        spec, name, identity = self.specs[which], self.data.names[number], self._identities[which]
+        spec, name = self.specs[which], self.data.names[number]
         try:
             _, image = self.data[number]
             codec = self._build(which)
-        except FAILURES as error:
-            reason = " ".join(str(error).split())
-            return Record(spec.label, name, 0, 0, identity, points=[Measurement("all", error=reason)])
+        except Exception as error:  # whatever it is, the other images go on
+            return Record(spec.label, name, 0, 0, points=[Measurement("all", error=sentence(error))])
 
         def keep(point: str, decoded: Tensor) -> None:
             if number < self.pictures:
-                save_picture(decoded, self.out / "pictures" / spec.slug / f"{name}-{point}.webp")
+                save_picture(decoded, self._picture(which, number, point))
             if self.keep_decoded:
                 save_image(decoded, self.out / "decoded" / spec.slug / point / f"{name}.png")
 
@@ -135,10 +161,14 @@ class EvaluationModule(lightning.LightningModule):
         if number < self.pictures:
             save_picture(image, self.out / "pictures" / "original" / f"{name}.webp")
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        record = measure_image(codec, spec, image, name, self.out, self.extra, keep, identity, self.hypothetical)
-        record.load = load
+        record = measure_image(codec, spec, image, name, self.out, self.extra, keep, self.hypothetical)
         if number < self.pictures:
-            record.progress = progress_points(codec, spec, record, image, self.out, keep)
+            try:
+                record.progress = progress_points(codec, spec, record, image, self.out, keep)
+            except Exception as error:
+                record.points.append(Measurement("progressive decoding", error=sentence(error)))
+        record.identity, record.pixels, record.load = self._identities[which], digest(image), load
+        record.versions, record.machine = self._origin["versions"], self._origin["machine"]
         return record
 
     def _build(self, which: int) -> Codec:
@@ -156,6 +186,7 @@ def run(module: EvaluationModule, device: str = "auto", devices: int = 1, num_no
     device   "auto", "cpu" or "cuda"
     devices  processes on this node
     """
+    _remove(module.out / "tensorboard")  # the summary logs everything anew
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)  # device banners on every start
     with warnings.catch_warnings():
@@ -179,8 +210,8 @@ def record_path(out: Path, spec: CodecSpec, image: str) -> Path:
     return out / "records" / spec.slug / f"{image}.json"
 
 
-def read_record(path: Path, identity: str | None = None) -> Record | None:
-    """The record in `path`, None if there is none, or one of another `identity`, or one whose files are gone."""
+def read_record(path: Path) -> Record | None:
+    """The record in `path`, None if there is none, or one whose files are gone."""
     try:
         record = record_from_dict(json.loads(path.read_bytes()))
     except (FileNotFoundError, ValueError, TypeError, KeyError):
@@ -191,15 +222,27 @@ def read_record(path: Path, identity: str | None = None) -> Record | None:
         for point in record.points
         if point.file
     )
-    return record if sizes_hold and identity in (None, record.identity) else None
+    return record if sizes_hold else None
+
+
+def digest(image: Tensor) -> str:
+    """Of a uint8 image [3, H, W]: pixels and size."""
+    hashed = hashlib.sha256(repr(tuple(image.shape)).encode())
+    hashed.update(image.contiguous().numpy().data)
+    return hashed.hexdigest()[:16]
+
+
+@rank_zero_only
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def save_picture(image: Tensor, path: Path) -> None:
     """Write a uint8 [3, H, W] image for the report's viewer: WebP at quality 92, a tenth of a PNG.
 
-    An image beyond WebP's 16383 pixels a side is left out.
+    An image beyond LONGEST pixels a side is left out.
     """
-    if max(image.shape) > 16383:
+    if max(image.shape) > LONGEST:
         return
     buffer = io.BytesIO()
     to_pil(image).save(buffer, "WEBP", quality=92, method=4)

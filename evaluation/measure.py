@@ -20,12 +20,14 @@ import torch
 from torch import Tensor
 
 from ..codecs import Codec, CodecError, Header, Stream, container
+from ..codecs.diffc import DiffC
+from ..codecs.hypothetical import autoencoder_bound, ideal_curve
 from ..data import ImageError, write_file
 from ..lightning_modules import ModelError
 from .metrics import bits_per_pixel, psnr, ssim_scores
 from .points import DEFAULT, LOSSLESS, CodecSpec, point_name
 
-FAILURES = (CodecError, ImageError, ModelError, OSError, MemoryError, ValueError, RuntimeError)
+SENTENCES = (CodecError, ImageError, ModelError, OSError)  # whose messages need no name of the error in front
 BOUND = "autoencoder alone"
 STEPS = 12
 PREFIXES = 16
@@ -67,18 +69,23 @@ class Record:
     """All points of one codec on one image, as kept in ``records/CODEC/IMAGE.json``.
 
     progress  the first segments of one file, for the report's slider; only of images that are pictured there
+    identity  digest of codec, options, points and model; pixels: of the image
     load      the machine's load average when the measurement began: above 0, seconds were taken beside other work
+    versions  of everything that codes, and the machine, when this was measured (provenance.py)
     """
 
     codec: str
     image: str
     height: int
     width: int
-    identity: str
+    identity: str = ""
+    pixels: str = ""
     fingerprint: str = ""
     points: list[Measurement] = field(default_factory=list)
     progress: list[Measurement] = field(default_factory=list)
     load: float | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; see :func:`record_from_dict`."""
@@ -99,19 +106,17 @@ def measure_image(
     out: Path,
     extra: dict[str, ExtraMetric] | None = None,
     keep: Callable[[str, Tensor], None] = lambda point, decoded: None,
-    identity: str = "",
     hypothetical: bool = False,
 ) -> Record:
     """Encode, write, read back, decode and score uint8 `image` [3, H, W] at every point of `spec`.
 
-    A point that fails is recorded with its error, and the others go on.
+    A point that fails, in whatever way, is recorded with its error, and the others go on.
     out       output folder; files go to ``files/CODEC/`` below it
     extra     further metrics by name, each called with (decoded, original)
     keep      called with every decoded image, e.g. to save pictures for the report
-    identity  kept in the record, to tell later whether it still holds
-    hypothetical  also what no file shows: a UQDM's entropy estimates, the bound that an autoencoder sets
+    hypothetical  also what no file shows: an ideal coder, a UQDM's entropy estimates, an autoencoder's bound
     """
-    record = Record(spec.label, name, image.shape[1], image.shape[2], identity)
+    record = Record(spec.label, name, image.shape[1], image.shape[2])
     accepted = inspect.signature(codec.encode).parameters
     for values, options in _encodings(spec):
         if "lossless" not in accepted and not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
@@ -129,8 +134,8 @@ def measure_image(
             served = list(_prefixes(values, stream, option == "segments", longest))
             with _Watch() as decoding:
                 shown = _all_prefixes(codec, whole, stream, [k for _, k in served]) if "all" in values else None
-        except FAILURES as error:
-            record.points += [Measurement(point, error=_sentence(error)) for point in points or ["all"]]
+        except Exception as error:
+            record.points += [Measurement(point, error=sentence(error)) for point in points or ["all"]]
             continue
         record.fingerprint = stream.header.fingerprint.hex()
         for value, segments in served:
@@ -139,8 +144,9 @@ def measure_image(
             data = whole if segments is None else _prefix(stream, segments, codec)
             try:
                 result, decoded = _decode_and_score(codec, data, out / path, image, extra or {}, shown)
-            except FAILURES as error:
-                record.points.append(Measurement(point, error=_sentence(error)))
+                keep(point, decoded)
+            except Exception as error:
+                record.points.append(Measurement(point, error=sentence(error)))
                 continue
             result.point, result.file, result.encode_s = point, str(path), encoding.seconds
             if shown:
@@ -150,7 +156,6 @@ def measure_image(
             if result.lossless and not torch.equal(decoded, image):
                 result = Measurement(point, error="the lossless file does not give the original pixels back")
             record.points.append(result)
-            keep(point, decoded)
     if hypothetical:
         record.points += hypothetical_points(codec, image, record.points, extra or {})
     return record
@@ -258,6 +263,7 @@ def hypothetical_points(
 ) -> list[Measurement]:
     """Points that no file stands for, from what the codec offers beside encode and decode.
 
+    DiffC                     what an ideal coder would need for the measured prefixes, and their quality then
     ``codec.measure(image)``  the bits its model's estimate gives each segment, at the measured prefixes' quality
     ``codec.prior``           of a latent model: the quality of its autoencoder alone, which no rate exceeds
     """
@@ -273,12 +279,19 @@ def hypothetical_points(
                     points.append(
                         replace(point, point=name, file="", num_bytes=estimate / 8, bpp=estimate / pixels, encode_s=0.0)
                     )
+        if isinstance(codec, DiffC):
+            steps = len(codec.schedules[codec.preset].levels)
+            lossy = {point.segments for point in measured if not point.error and not point.lossless}
+            counts = sorted(k for k in lossy if 1 <= k <= steps)
+            for ideal in ideal_curve(codec, image, counts) if counts else ():
+                name, bpp = f"ideal coder, {ideal.segments} steps", ideal.bits / pixels
+                scores = score(ideal.image, image, extra)
+                points.append(Measurement(name, "", ideal.bits / 8, bpp, scores, segments=ideal.segments))
         prior = getattr(codec, "prior", None)
         if prior is not None and not prior.lossless:
-            decoded = prior.decode(prior.encode(image[None]), (image.shape[1], image.shape[2]))[0].cpu()
-            points.append(Measurement(BOUND, scores=score(decoded, image, extra)))
-    except FAILURES as error:
-        points.append(Measurement("hypothetical", error=_sentence(error)))
+            points.append(Measurement(BOUND, scores=score(autoencoder_bound(prior, image), image, extra)))
+    except Exception as error:
+        points.append(Measurement("hypothetical", error=sentence(error)))
     return [replace(point, hypothetical=True, decode_s=0.0, peak_mib=None) for point in points]
 
 
@@ -348,5 +361,8 @@ def _larger(a: float | None, b: float | None) -> float | None:
     return b if a is None else a if b is None else max(a, b)
 
 
-def _sentence(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def sentence(error: Exception) -> str:
+    """What went wrong, on one line; errors that are not meant for users keep their name."""
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    return text if text and isinstance(error, SENTENCES) else f"{name}: {text}" if text else name

@@ -61,13 +61,15 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def plot_files(files: Sequence[Path], out: Path, metric: str = "psnr-rgb", max_bpp: float | None = None) -> None:
-    """Draw the curves of CompressAI-style JSON files to `out`.  Raises ImageError, also when none has `metric`.
+    """Draw the curves of CompressAI-style JSON files to `out`, those that diffpress did not write as published.
 
+    Raises ImageError, also when none has `metric`.
     max_bpp  where the rate axis ends; None: behind the last point
     """
     curves = [curve for file in files for curve in read_curves(file)]
-    for curve in curves:  # whoever plots files knows where they come from; dashes would all look alike
-        curve.codec, curve.published = curve.codec.removesuffix(" (published)"), ""
+    for curve in curves:
+        if "diffpress" in curve.published:  # measured by us, as every file we write says
+            curve.codec, curve.published = curve.codec.removesuffix(" (published)"), ""
     if metric not in metrics_of(curves):
         raise ImageError(f"no {metric} in these files; they have {', '.join(metrics_of(curves)) or 'no known metric'}")
     figure = draw(curves, metric)

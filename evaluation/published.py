@@ -14,15 +14,9 @@ from typing import Any
 import yaml
 
 from ..data import ImageError
-from .results import Curve, Point
+from .results import TITLES, Curve, Point
 
-_NAMES = {
-    "psnr": "psnr-rgb",
-    "psnr-rgb": "psnr-rgb",
-    "ms-ssim": "ms-ssim-rgb",
-    "ms-ssim-rgb": "ms-ssim-rgb",
-    "fid": "fid",
-}
+_NAMES = {"psnr": "psnr-rgb", "ms-ssim": "ms-ssim-rgb"} | {name: name for name in TITLES}
 
 
 def read_curves(path: Path) -> list[Curve]:

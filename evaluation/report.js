@@ -2,7 +2,8 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const dark = matchMedia("(prefers-color-scheme: dark)");
-let printing = false;
+const PAPER = { width: 680, height: 480 };  // pixels: what fits between the margins of A4 and of Letter
+let printing = false, unfolded = false;
 
 const element = (tag, text, attributes = {}) => {
   const node = Object.assign(document.createElement(tag), attributes);
@@ -75,9 +76,10 @@ function plot() {
   const range = limit === Infinity ? undefined : log ? [Math.log10(smallest * 0.9), Math.log10(limit)] : [0, limit];
   Plotly.react("plot", traces, {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, family: "system-ui, sans-serif", size: 13 },
-    margin: { l: 60, r: 15, t: 15, b: 50 }, showlegend: printing || innerWidth > 900, hovermode: "closest", shapes: bounds,
+    margin: { l: 60, r: 15, t: 15, b: 50 }, showlegend: printing, hovermode: "closest", shapes: bounds,
     modebar: { bgcolor: "rgba(0,0,0,0)", color: line, activecolor: ink },
-    legend: { orientation: "v", x: 1, xanchor: "right", y: 0, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" },
+    ...(printing ? PAPER : { width: undefined, height: undefined }),
+    legend: { orientation: "h", x: 0, y: -0.15, yanchor: "top", bgcolor: "rgba(0,0,0,0)" },
     xaxis: { ...axis, title: { text: "bits per pixel" }, type: log ? "log" : "linear", range, rangemode: "tozero" },
     yaxis: { ...axis, title: { text: data.metrics[metric] }, range: inside.length && limit !== Infinity ? [low - pad, high + pad] : undefined },
   }, { responsive: true, displaylogo: false, scrollZoom: false, modeBarButtons: [["toImage", "resetScale2d"]] });
@@ -88,8 +90,8 @@ for (const id of ["metric", "log", "span"]) $(id).addEventListener("change", () 
 $("all").addEventListener("click", () => { toggles.forEach((t) => { t.box.checked = true; }); plot(); });
 $("measured").addEventListener("click", () => { toggles.forEach((t) => { t.box.checked = !t.curve.published; }); plot(); });
 dark.addEventListener("change", plot);
-addEventListener("beforeprint", () => { printing = $("every").open = true; plot(); });
-addEventListener("afterprint", () => { printing = $("every").open = false; plot(); });
+addEventListener("beforeprint", () => { unfolded = $("every").open; printing = $("every").open = true; plot(); });
+addEventListener("afterprint", () => { $("every").open = unfolded; printing = false; plot(); });
 
 // ---- tables ----------------------------------------------------------------------------------------------------
 function fill(table, head, rows) {
@@ -109,11 +111,12 @@ for (const curve of data.curves.filter((c) => data.bd[Object.keys(data.metrics)[
   $("anchor").append(option(curve.codec, curve.codec, curve.codec === data.anchor));
 function summary() {
   const metric = $("metric").value, anchor = $("anchor").value, unit = metric.startsWith("psnr") ? " dB" : "";
-  fill($("summary"), ["Codec", "BD-rate", unit ? "BD-PSNR" : "BD-quality", "Encode s", "Decode s", "Peak MiB", "Model"],
+  fill($("summary"), ["Codec", "BD-rate", "Over", unit ? "BD-PSNR" : "BD-quality", "Encode s", "Decode s", "Peak MiB", "Model"],
     data.summary.map((s) => {
-      const bd = data.bd[metric]?.[anchor]?.[s.codec] ?? [null, null];
+      const bd = data.bd[metric]?.[anchor]?.[s.codec] ?? [null, null, null];
+      const over = bd[0] === null || !bd[2] ? "" : bd[2].map((value) => value.toFixed(unit ? 1 : 3)).join(" to ") + unit;
       return [s.published ? "published" : "", s.codec,
-        s.codec === anchor ? "anchor" : signed(bd[0], 1, " %"), s.codec === anchor ? "" : signed(bd[1], unit ? 2 : 4, unit),
+        s.codec === anchor ? "anchor" : signed(bd[0], 1, " %"), over, s.codec === anchor ? "" : signed(bd[1], unit ? 2 : 4, unit),
         number(s.encode_s, 3), number(s.decode_s, 3), number(s.peak_mib, 0), s.fingerprint];
     }));
 }

@@ -16,8 +16,8 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from ..data import write_file
-from .bd import bd_quality, bd_rate
-from .compare import Comparison
+from .bd import bd_quality, bd_rate, overlap
+from .compare import SECONDS, Comparison
 from .measure import BOUND, Measurement, Record
 from .points import CodecSpec
 from .results import HIGHER_IS_BETTER, TITLES, Curve, metrics_of
@@ -45,6 +45,7 @@ def write_report(comparison: Comparison, path: Path) -> None:
     page = _asset("report.html")
     parts = {
         "__TITLE__": html.escape(title),
+        "__SECONDS__": html.escape(SECONDS),
         "__CSS__": _asset("report.css"),
         "__PLOTLY__": get_plotlyjs().replace("</script", "<\\/script"),
         "__DATA__": json.dumps(_data(comparison), allow_nan=False).replace("</", "<\\/"),
@@ -91,8 +92,8 @@ def _curve(curve: Curve, index: int) -> dict[str, Any]:
     }
 
 
-def _deltas(curves: list[Curve], metric: str) -> dict[str, dict[str, tuple[float | None, float | None]]]:
-    """[anchor][codec] -> (BD-rate in %, BD-quality) for every pair of curves with enough points."""
+def _deltas(curves: list[Curve], metric: str) -> dict[str, dict[str, tuple[Any, Any, Any]]]:
+    """[anchor][codec] -> (BD-rate in %, BD-quality, range of quality) for every pair of curves with enough points."""
     sign = 1.0 if HIGHER_IS_BETTER.get(metric, True) else -1.0
     series = {}
     for curve in curves:
@@ -101,7 +102,7 @@ def _deltas(curves: list[Curve], metric: str) -> dict[str, dict[str, tuple[float
             series[curve.codec] = (rate, [sign * value for value in quality])
     return {
         anchor: {
-            codec: (bd_rate(*base, *own), _signed(bd_quality(*base, *own), sign))
+            codec: (bd_rate(*base, *own), _signed(bd_quality(*base, *own), sign), _range(base[1], own[1], sign))
             for codec, own in series.items()
             if codec != anchor
         }
@@ -113,16 +114,20 @@ def _signed(value: float | None, sign: float) -> float | None:
     return None if value is None else sign * value
 
 
+def _range(a: list[float], b: list[float], sign: float) -> list[float] | None:
+    shared = overlap(a, b)
+    return None if shared is None else sorted(sign * value for value in shared)
+
+
 def _pictures(comparison: Comparison) -> list[dict[str, Any]]:
     """The embedded pictures, per image: the original, each codec near PICTURE_RATES, steps of progressive files."""
     folder = comparison.out / "pictures"
-    names = [path.stem for path in sorted((folder / "original").glob("*.webp"))]
     chosen: list[dict[str, Any]] = []
-    for name in names:
+    for name in comparison.pictured:
         records = [r for r in comparison.records if r.image == name]
-        if not records:
-            continue
         original = folder / "original" / f"{name}.webp"
+        if not records or not original.is_file():
+            continue
         chosen.append(
             {"image": name, "codec": "original", "point": "", "bpp": 0, "psnr": None, "progress": False}
             | {"src": _data_url(original)}

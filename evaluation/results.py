@@ -18,7 +18,7 @@ from statistics import fmean
 from typing import Any
 
 from ..data import write_file
-from .bd import bd_quality, bd_rate
+from .bd import bd_quality, bd_rate, overlap
 from .measure import BOUND, Measurement, Record
 from .metrics import MAX_PSNR, bits_per_dimension
 
@@ -133,10 +133,14 @@ def metrics_of(curves: Iterable[Curve]) -> list[str]:
 
 @dataclass
 class Summary:
-    """One line of the comparison table; None where there is nothing to say."""
+    """One line of the comparison table; None where there is nothing to say.
+
+    bd_over  the qualities over which bd_rate is the mean
+    """
 
     codec: str
     bd_rate: float | None
+    bd_over: tuple[float, float] | None
     bd_psnr: float | None
     encode_s: float | None
     decode_s: float | None
@@ -151,16 +155,18 @@ def summarise(curves: Sequence[Curve], anchor: str, metric: str = "psnr-rgb") ->
     base = next((curve for curve in curves if curve.codec == anchor), None)
     lines = []
     for curve in curves:
-        rate = quality = None
+        rate = quality = over = None
         if base is not None and curve is not base:
             own, reference = curve.series(metric), base.series(metric)
             rate, quality = bd_rate(*reference, *own), bd_quality(*reference, *own)
+            over = overlap(reference[1], own[1]) if rate is not None else None
         timed = [p for p in curve.points if p.complete and not p.hypothetical and "encoding_time" in p.values]
         lossless = curve.lossless_point
         lines.append(
             Summary(
                 curve.codec,
                 rate,
+                over,
                 quality,
                 fmean(p.values["encoding_time"] for p in timed) if timed else None,
                 fmean(p.values["decoding_time"] for p in timed) if timed else None,
@@ -175,13 +181,14 @@ def summarise(curves: Sequence[Curve], anchor: str, metric: str = "psnr-rgb") ->
 
 def table_text(lines: Sequence[Summary], anchor: str) -> str:
     """The comparison as a Markdown table, for the terminal and for docs/results/."""
-    head = ["codec", f"BD-rate vs {anchor}", "BD-PSNR", "encode s", "decode s", "peak MiB", "lossless bpd"]
-    rows = [head, ["---", *["---:"] * 6]]
+    head = ["codec", f"BD-rate vs {anchor}", "over dB", "BD-PSNR", "encode s", "decode s", "peak MiB", "lossless bpd"]
+    rows = [head, ["---", *["---:"] * 7]]
     for line in lines:
         rows.append(
             [
                 line.codec,
                 "anchor" if line.codec == anchor else _cell(line.bd_rate, "+.1f", " %"),
+                "" if line.bd_over is None else f"{line.bd_over[0]:.1f} to {line.bd_over[1]:.1f}",
                 "" if line.codec == anchor else _cell(line.bd_psnr, "+.2f", " dB"),
                 _cell(line.encode_s, ".3f"),
                 _cell(line.decode_s, ".3f"),

@@ -8,8 +8,9 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import Progress
 
+from ..codecs import CodecError
 from ..evaluation.correlation import correlate, latent_distance, psnr_metric, read_opinions
-from ..evaluation.learned_metrics import load_metrics
+from ..evaluation.learned_metrics import SET_METRICS, load_metrics
 from ..lightning_modules import load_model
 from .batch import run
 
@@ -29,6 +30,8 @@ def main(args: list[str] | None = None) -> int:
     a = parser().parse_args(args)
 
     def action() -> int:
+        for name in set(a.metrics) & set(SET_METRICS):
+            raise CodecError(f"{name} scores sets of images, and opinions are about one")
         opinions = read_opinions(a.folder)
         learned = load_metrics(a.metrics, a.device)
         metrics = {"psnr": psnr_metric, **learned.image}

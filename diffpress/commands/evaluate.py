@@ -35,7 +35,7 @@ def parser() -> ArgumentParser:
     p.add_argument("--num-nodes", type=int, default=1, help="machines")
     p.add_argument("--limit", type=int | None, help="only the first so many images")
     p.add_argument("--pictures", type=int, default=2, help="images to show in the report")
-    p.add_argument("--hypothetical", action="store_true", help="also entropy estimates and bounds, marked as such")
+    p.add_argument("--hypothetical", action="store_true", help="also ideal coders, estimates, bounds; marked as such")
     p.add_argument("--metrics", nargs="+", default=[], help="also lpips, dists, clip, qalign, fid, patch-fid")
     p.add_argument("--plot", nargs="+", type=Path, help="only plot these JSON files to -o FIGURE")
     p.add_argument("--metric", default="psnr-rgb", help="metric of --plot")
@@ -56,6 +56,8 @@ def main(args: list[str] | None = None) -> int:
             return 0
         if not a.codecs:
             raise CodecError("name codecs with --codecs, or result files with --plot")
+        if (a.limit is not None and a.limit < 1) or a.pictures < 0:
+            raise CodecError("--limit must be at least 1, --pictures at least 0")
         specs = parse_specs(a.codecs, a.points, DEFAULT_MODELS)
         data = load_data(a.data, a.data_dir)
         if a.limit is not None:

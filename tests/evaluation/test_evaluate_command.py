@@ -31,6 +31,7 @@ def test_evaluates_a_folder(pictures: Path, tmp_path: Path, capsys: pytest.Captu
         (["--codecs", "gif"], "unknown codec 'gif'"),
         (["--codecs", "png", "--data", "/nowhere"], "/nowhere: no such file or folder"),
         (["--codecs", "png", "--data", "kodak", "--data-dir", "/nowhere"], "download-kodak"),
+        (["--codecs", "png", "--limit", "0"], "--limit must be at least 1"),
         (["--plot", "/nowhere.json"], "/nowhere.json"),
         ([], "--codecs"),
     ],
@@ -62,6 +63,20 @@ def test_plots_published_files(reference: Path, tmp_path: Path) -> None:
     assert main(["--plot", *files, "--max-bpp", "0.001", "-o", str(tmp_path / "no.png")]) != 0
     assert main(["--plot", *files, "--metric", "lpips", "-o", str(tmp_path / "no.png")]) != 0
     assert main(["--plot", *files, "-o", str(tmp_path / "no.xyz")]) != 0
+
+
+def test_plots_own_metrics_solid_and_others_curves_dashed(tmp_path: Path) -> None:
+    for name, description in (("ours", "3 images, diffpress 0.1.0"), ("theirs", "paper, table 2")):
+        results = {"bpp": [0.1, 0.2, 0.4], "ssim-rgb": [0.5, 0.7, 0.8], "lpips": [0.5, 0.4, 0.3]}
+        curve = {"name": name, "description": description, "results": results}
+        (tmp_path / f"{name}.json").write_text(json.dumps(curve))
+        for metric in ("ssim-rgb", "lpips"):
+            plot_files([tmp_path / f"{name}.json"], tmp_path / f"{name}-{metric}.svg", metric)
+    ours, theirs = ((tmp_path / f"{name}-lpips.svg").read_text() for name in ("ours", "theirs"))
+    assert ">ours<" in ours
+    assert ">theirs (published)<" in theirs
+    assert "stroke-dasharray" not in ours
+    assert "stroke-dasharray" in theirs
 
 
 def test_reads_published_curves(reference: Path) -> None:

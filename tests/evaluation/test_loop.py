@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import diffpress
 from diffpress.codecs import CodecError, get_codec
-from diffpress.data import ImageFolder, load_data, read_image
+from diffpress.data import ImageError, ImageFolder, load_data, read_image, save_image
+from diffpress.evaluation import learned_metrics
 from diffpress.evaluation.compare import evaluate
 from diffpress.evaluation.loop import record_path
 from diffpress.evaluation.measure import measure_image, read_file
@@ -22,13 +27,13 @@ from helpers import synthetic_photo
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's remarks on worker counts and missing GPUs
 
+ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("encode_s", "decode_s", "peak_mib")
 
 
 def run(folder: Path, out: Path, words: list[str], points: list[str] | None = None, **options: Any) -> Any:
-    specs = parse_specs(words, points or [])
-    data = ImageFolder(folder)
-    return evaluate(specs, data, out, device="cpu", command="test", pictures=1, **options)
+    specs = parse_specs(words, points or [], options.pop("models", None))
+    return evaluate(specs, ImageFolder(folder), out, **{"device": "cpu", "command": "test", "pictures": 1, **options})
 
 
 def table(out: Path) -> list[dict[str, str]]:
@@ -141,6 +146,34 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     assert bitplanes.calls == 0
 
 
+def test_a_killed_run_goes_on_with_any_number_of_processes(pictures: Path, tmp_path: Path) -> None:
+    words = [sys.executable, str(ROOT / "evaluate.py"), "--codecs", "jpeg", "webp", "png", "--data", str(pictures)]
+    words += ["--points", "jpeg:20,50,80", "webp:20,80,lossless", "--device", "cpu"]
+
+    def start(name: str, *more: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([*words, "-o", str(tmp_path / name), *more], stderr=subprocess.PIPE)
+
+    killed = start("cut")
+    while not list((tmp_path / "cut").glob("records/*/*.json")) and killed.poll() is None:
+        time.sleep(0.01)
+    killed.kill()
+    killed.communicate()
+    for process in (start("cut", "--devices", "2"), start("whole")):
+        error = process.communicate()[1].decode()
+        assert process.returncode == 0, error
+    assert len(table(tmp_path / "whole")) == 3 * (3 + 3 + 1)
+    assert table(tmp_path / "cut") == table(tmp_path / "whole")
+    cut, whole = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("cut", "whole"))
+    for results in (cut, whole):
+        for key in ("command", "machine", "summary"):
+            del results[key]
+        for codec in results["codecs"]:
+            for point in codec["points"]:
+                for key in ("encoding_time", "decoding_time", "peak_mib"):
+                    del point["values"][key]
+    assert cut == whole
+
+
 def test_other_options_and_damaged_files_are_measured_again(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(pictures, out, ["jpeg"], ["jpeg:20"])
@@ -151,6 +184,93 @@ def test_other_options_and_damaged_files_are_measured_again(pictures: Path, tmp_
     assert table(out) == first
     run(pictures, out, ["jpeg"], ["jpeg:30"])
     assert {row["point"] for row in table(out)} == {"quality=30"}
+
+
+def test_other_images_of_the_same_name_are_measured_again(pictures: Path, tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    run(pictures, out, ["png"])
+    for path in pictures.iterdir():
+        save_image(255 - read_image(path), other / path.name)
+    run(other, out, ["png"])
+    mixed = table(out)
+    run(other, tmp_path / "fresh", ["png"])
+    assert mixed == table(tmp_path / "fresh")
+
+
+def test_pictures_that_are_asked_for_later(pictures: Path, tmp_path: Path, bitplanes: Any) -> None:
+    out = tmp_path / "out"
+    assert run(pictures, out, ["bitplanes"], pictures=0).pictured == []
+    assert not (out / "pictures").exists()
+    assert run(pictures, out, ["bitplanes"], pictures=2).pictured == ["photo0", "photo1"]
+    assert (out / "pictures" / "bitplanes" / "photo1-segments=2.webp").is_file()
+    bitplanes.calls = 0
+    assert run(pictures, out, ["bitplanes"], pictures=1).pictured == ["photo0"]
+    assert bitplanes.calls == 0
+
+
+def test_a_codec_that_breaks_in_unforeseen_ways_stops_nothing(
+    pictures: Path, tmp_path: Path, bitplanes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Any, stream: Any, *, segments: int | None = None) -> torch.Tensor:
+        raise KeyError("scale")
+
+    monkeypatch.setattr(bitplanes, "decode", broken)
+    result = run(pictures, tmp_path / "out", ["bitplanes", "png"])
+    errors = {p.error for record in result.records for p in record.points if p.error}
+    assert errors == {"KeyError: 'scale'"}
+    assert result.curves[-1].lossless_point is not None
+
+
+def test_metrics_that_fail_take_nothing_else_with_them(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*images: Any) -> float:
+        raise IndexError("out of range")
+
+    for name in ("lpips", "fid"):
+        monkeypatch.setitem(learned_metrics.LOADERS, name, lambda device: fails)
+    learned = learned_metrics.load_metrics(["lpips", "fid"])
+    result = run(pictures, tmp_path / "out", ["jpeg"], ["jpeg:20,50,80"], learned=learned)
+    assert len(result.curves[0].series("psnr-rgb")[0]) == 3
+    assert [note.partition(" ")[0] for note in result.notes] == ["lpips:", "fid:", "fid:", "fid:"]
+    assert "IndexError: out of range" in result.notes[0]
+
+
+def test_arguments_are_checked_before_anything_is_measured(pictures: Path, tmp_path: Path, bitplanes: Any) -> None:
+    with pytest.raises(CodecError, match="no such curve among bitplanes"):
+        run(pictures, tmp_path / "out", ["bitplanes"], anchor="jpg")
+    with pytest.raises(ImageError, match="nowhere"):
+        run(pictures, tmp_path / "out", ["bitplanes"], published=[tmp_path / "nowhere"])
+    assert bitplanes.calls == 0
+    assert run(pictures, tmp_path / "out", ["png", "bitplanes"]).anchor == "bitplanes"  # png has no curve
+
+
+def test_records_say_where_they_come_from(
+    pictures: Path, tmp_path: Path, bitplanes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(pictures, tmp_path / "out", ["png"])
+    monkeypatch.setattr("diffpress.evaluation.loop.versions", lambda: {"diffpress": "9.9"})
+    result = run(pictures, tmp_path / "out", ["png", "bitplanes"])
+    assert result.versions["diffpress"] == f"{diffpress.__version__} and 9.9"
+    assert result.machine["cores"]
+
+
+def test_diffc_has_a_slider_and_an_ideal_coder(tmp_path: Path, tiny_prior: Path) -> None:
+    save_image(synthetic_photo(24, 40), tmp_path / "in" / "photo.png")
+    result = run(tmp_path / "in", tmp_path / "out", ["diffc"], hypothetical=True, models={"diffc": str(tiny_prior)})
+    (record,) = result.records
+    assert not any(point.error for point in record.points)
+    assert [p.segments for p in record.progress] == list(range(1, len(record.progress) + 1))
+    for point in record.progress:
+        assert (tmp_path / "out" / "pictures" / "diffc" / f"photo-{point.point}.webp").is_file()
+    measured = {p.segments: p for p in record.points if not p.hypothetical and not p.lossless}
+    ideal = {p.segments: p for p in record.points if p.hypothetical}
+    assert ideal.keys() == measured.keys()
+    assert all(p.point == f"ideal coder, {k} steps" and p.file == "" for k, p in ideal.items())
+    rates = [p.bpp for p in ideal.values()]
+    assert rates == sorted(rates)
+    for k, point in ideal.items():
+        assert point.scores["psnr-rgb"] == pytest.approx(measured[k].scores["psnr-rgb"], abs=1)
 
 
 def test_hypothetical_points_are_flagged_and_stay_out_of_the_curve(
@@ -188,10 +308,11 @@ def test_outputs_for_others(pictures: Path, tmp_path: Path) -> None:
 def test_tensorboard_has_curves_and_pictures(pictures: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run(pictures, tmp_path / "out", ["jpeg", "png"], ["jpeg:20,80"])
+    for _ in range(2):
+        run(pictures, tmp_path / "out", ["jpeg", "png"], ["jpeg:20,80"])
     events = EventAccumulator(str(tmp_path / "out" / "tensorboard"))
     events.Reload()
-    assert len(events.Scalars("psnr-rgb/jpeg")) == 2
+    assert len(events.Scalars("psnr-rgb/jpeg")) == 2  # a second run does not add its own
     assert "lossless_bpd/png" in events.Tags()["scalars"]
     assert {"original/photo0", "jpeg/photo0-quality=20"} <= set(events.Tags()["images"])
 

@@ -95,6 +95,9 @@ async def check_curves(page: Any) -> None:
     drawn = "document.querySelectorAll('#plot .scatterlayer .trace').length"
     assert await page.js(traces) == await page.js(drawn) == 5  # three codecs, one estimate, one published
     assert await page.js("document.getElementById('plot').dataset.bounds") == "1"
+    dashes = "Object.fromEntries(document.getElementById('plot').data.map((t) => [t.name, t.line.dash]))"
+    solid = dict.fromkeys(("jpeg", "webp", "bitplanes"), "solid")
+    assert await page.js(dashes) == solid | {"bitplanes (hypothetical)": "dot", "Old (published)": "dash"}
     await page.js("document.querySelector('[data-codec=jpeg]').click()")
     assert await page.js(traces) == await page.js(drawn) == 4
     await page.js("document.getElementById('measured').click()")
@@ -138,10 +141,14 @@ async def check_print_and_dark(page: Any, folder: Path) -> None:
     pdf = base64.b64decode((await page.call("Page.printToPDF", printBackground=True))["data"])
     assert pdf.startswith(b"%PDF")
     assert len(pdf) > 20_000
+    size = "['width', 'height'].map((side) => document.querySelector('#plot .main-svg').getBoundingClientRect()[side])"
+    before = await page.js(size)
     await page.js("dispatchEvent(new Event('beforeprint'))")
     assert await page.js("document.getElementById('every').open")  # on paper nothing can be unfolded
+    assert await page.js(size) == [680, 480]  # fits on the page; the text below it starts after it
     await page.js("dispatchEvent(new Event('afterprint'))")
     assert not await page.js("document.getElementById('every').open")
+    assert await page.js(size) == before
     means = []
     for scheme in ("light", "dark"):
         await page.media(scheme)
