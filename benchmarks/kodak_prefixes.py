@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from jsonargparse import auto_cli
 
+from diffpress import __version__
 from diffpress.codecs import container
 from diffpress.codecs.diffc import DiffC
 from diffpress.data import list_images, read_image
@@ -99,7 +100,7 @@ def main(
     results = {"bpp": grid}
     results |= {name: [mean_at(curves, rate, quality) for rate in grid] for quality, name in QUALITIES.items()}
     results |= {f"{side}oding_time": [float(np.mean([c[f"{side}ode_s"] for c in curves]))] for side in ("enc", "dec")}
-    description = f"{len(curves)} images, prefixes of one {bpp} bpp file each, interpolated"
+    description = f"{len(curves)} images, prefixes of one {bpp} bpp file each, interpolated, diffpress {__version__}"
     name = f"DiffC, preset {preset}" + (f", {coder}" if coder else "")
     summary = {"name": name, "description": description, "results": results}
     out.with_suffix(".compressai.json").write_text(json.dumps(summary, indent=1))
