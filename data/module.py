@@ -15,6 +15,7 @@ import lightning
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
+from .batches import Named, image_batches
 from .crops import CropSource, FixedCrops, RandomCrops
 from .datasets import NamedImages, load_data, load_photos
 
@@ -43,7 +44,8 @@ class ImageData(lightning.LightningDataModule):
     val                folder or "imagenet64" (its validation images); None: no validation
     test               "kodak", "imagenet64" or a folder, whole images one by one as (name, uint8 [3, H, W])
     data_dir           where "kodak", "imagenet64" and relative folders are looked up
-    batch_size         samples per batch and device, training and validation
+    batch_size         samples per batch and device, training and validation; prediction: at most so many whole images,
+                       of one size
     crop_size          side of the square crops in pixels
     samples_per_epoch  length of a training epoch in samples over all devices
     val_samples        validation crops; None: one per validation image
@@ -110,8 +112,11 @@ class ImageData(lightning.LightningDataModule):
             raise ValueError("ImageData has no test images: set `test`")
         return DataLoader(self.test_data, batch_size=None, num_workers=self.num_workers)
 
-    def predict_dataloader(self) -> DataLoader[tuple[str, torch.Tensor]]:
-        return self.test_dataloader()
+    def predict_dataloader(self) -> DataLoader[list[Named]]:
+        """Whole images in batches of one size, each a list of (name, uint8 [3, H, W])."""
+        if self.test_data is None:
+            raise ValueError("ImageData has no test images: set `test`")
+        return image_batches(self.test_data, self.batch_size, self.num_workers)
 
     def _batches_done(self) -> int | None:
         """Training batches that the attached trainer has finished, over all epochs; None without a fitting trainer."""

@@ -11,20 +11,19 @@ are cut before they are spread, so any number of processes writes the same files
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import lightning
-import torch
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch import distributed
 
-from ..data import ImageFolder, write_file
+from ..data import write_file
+from ..data.batches import Named, image_batches
 from . import load_model
 
-Named = tuple[str, Tensor]
+__all__ = ["DiffCModule", "image_batches"]
 
 
 class DiffCModule(lightning.LightningModule):
@@ -57,11 +56,13 @@ class DiffCModule(lightning.LightningModule):
         self.prompts = prompts or {}
         self.model_options, self.codec_options = model_options or {}, codec_options or {}
         self.codec: Any = None
+        self._figures: dict[str, dict[str, float]] = {}  # of this process's test images, by name
 
     def setup(self, stage: str) -> None:
         """Load the model, onto this process's device."""
         from ..codecs import get_codec
 
+        self.allow_zero_length_dataloader_with_multiple_devices = stage == "predict"  # more processes than batches
         if self.codec is None or self.codec.prior.device != self.device:
             prior = load_model(self.model_name, device=self.device, **self.model_options)
             self.codec = get_codec("diffc", model=prior, **self.codec_options)
@@ -82,22 +83,37 @@ class DiffCModule(lightning.LightningModule):
             write_file(path, container.write(stream, self.codec))
         return [str(path) for path in paths]
 
+    def on_test_start(self) -> None:
+        self._figures = {}
+
     def test_step(self, batch: Sequence[Named] | Named, batch_idx: int = 0) -> None:
-        """Log bits per pixel of the files and the evaluation's scores of what they decode to, averaged over images."""
+        """Measure bits per pixel of the files and the evaluation's scores of what they decode to."""
         from ..codecs import container
         from ..evaluation.measure import score
         from ..evaluation.metrics import bits_per_pixel
 
         named = _as_list(batch)
-        for (_, image), stream in zip(named, self._encode(named), strict=True):
+        for (name, image), stream in zip(named, self._encode(named), strict=True):
             data = container.write(stream, self.codec)
             decoded = self.codec.decode(container.read(data, self.codec))
             figures = {"bpp": bits_per_pixel(len(data), image.shape[1], image.shape[2])}
-            figures |= {name: value for name, value in score(decoded, image.cpu()).items() if value is not None}
-            self.log_dict(
-                {f"test/{name}": torch.tensor(value, dtype=torch.float32) for name, value in figures.items()},
-                on_step=False, on_epoch=True, sync_dist=True, batch_size=1,
-            )
+            scores = score(decoded, image.cpu())
+            self._figures[name] = figures | {key: value for key, value in scores.items() if value is not None}
+
+    def on_test_epoch_end(self) -> None:
+        """Log the averages over the images of all processes.
+
+        By name: processes may have different numbers of images, some may lack a score that small images do not have,
+        and a sampler that evens numbers out gives an image to two of them.
+        """
+        parts: list[Any] = [self._figures]
+        if self.trainer.world_size > 1:
+            parts = [None] * self.trainer.world_size
+            distributed.all_gather_object(parts, self._figures)
+        images = {name: figures for part in parts for name, figures in part.items()}
+        for key in sorted({key for figures in images.values() for key in figures}):
+            mean = fmean(figures[key] for figures in images.values() if key in figures)
+            self.log(f"test/{key}", mean, sync_dist=True)  # already the same everywhere; without it Lightning warns
 
     def _encode(self, named: list[Named]) -> list[Any]:
         prompts = [self.prompts.get(name, "") for name, _ in named]
@@ -110,68 +126,3 @@ def _as_list(batch: Sequence[Named] | Named) -> list[Named]:
     if len(batch) == 2 and isinstance(batch[0], str):
         return [(batch[0], batch[1])]  # type: ignore[list-item]
     return list(batch)  # type: ignore[arg-type]
-
-
-def image_batches(
-    images: str | Path | ImageFolder, batch_size: int = 1, num_workers: int = 0
-) -> DataLoader[list[Named]]:
-    """Batches of at most `batch_size` images of one size, from a folder, for DiffCModule; lists of (name, image)."""
-    folder = images if isinstance(images, ImageFolder) else ImageFolder(images)
-    batches = _Batches(folder, batch_size)
-    return DataLoader(batches, batch_size=None, sampler=_Share(batches), num_workers=num_workers)
-
-
-class _Batches(Dataset[list[Named]]):
-    """Groups of images of one size, in the order of their first members."""
-
-    def __init__(self, folder: ImageFolder, batch_size: int) -> None:
-        if batch_size < 1:
-            raise ValueError(f"a batch holds at least one image, not {batch_size}")
-        self.folder = folder
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for number, file in enumerate(folder.files):
-            by_size.setdefault(_stored_size(file), []).append(number)
-        groups = (group[i : i + batch_size] for group in by_size.values() for i in range(0, len(group), batch_size))
-        self.groups = sorted(groups)
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, index: int) -> list[Named]:
-        return [self.folder[number] for number in self.groups[index]]
-
-
-def _stored_size(file: Path) -> tuple[int, int]:
-    """Width and height without decoding; (0, 0) where they cannot be told, for the reader to complain about."""
-    try:
-        with Image.open(file) as image:
-            return image.size
-    except (OSError, ValueError):
-        return 0, 0
-
-
-class _Share(DistributedSampler[int]):
-    """Every n-th batch for each of n processes, none twice; Lightning leaves a DistributedSampler alone."""
-
-    def __init__(self, data: _Batches) -> None:
-        torch.utils.data.Sampler.__init__(self)
-        self.data = data
-
-    def __iter__(self) -> Iterator[int]:
-        rank, world = _process()
-        return iter(range(rank, len(self.data), world))
-
-    def __len__(self) -> int:
-        rank, world = _process()
-        return len(range(rank, len(self.data), world))
-
-    def set_epoch(self, epoch: int) -> None:
-        """The order is always the same."""
-
-
-def _process() -> tuple[int, int]:
-    import torch.distributed as distributed
-
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return 0, 1
-    return distributed.get_rank(), distributed.get_world_size()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +15,12 @@ import torch
 
 from diffpress import resource
 from diffpress.codecs import container, get_codec
-from diffpress.data import ImageFolder, save_image
+from diffpress.data import ImageData, ImageFolder, save_image
 from diffpress.lightning_modules import load_model
 from diffpress.lightning_modules.diffc_module import DiffCModule, image_batches
 from diffpress.lightning_modules.priors.random_pipelines import save_random_pipeline
+from helpers import ROOT, synthetic_photo
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
@@ -64,11 +66,60 @@ def test_predict_writes_the_codecs_files(model: Path, photos: Path, tmp_path: Pa
         trainer().predict(module, batches)
 
 
+def test_the_data_modules_batch_size_batches_images_of_one_size(model: Path, photos: Path, tmp_path: Path) -> None:
+    data = [ImageData(test=str(photos), batch_size=size) for size in (1, 3)]
+    for part, name in zip(data, ("single", "batched"), strict=True):
+        trainer().predict(module_for(model, tmp_path / name), datamodule=part)
+    assert [[name for name, _ in batch] for batch in data[1].predict_dataloader()] == [["0", "2", "3"], ["1"]]
+    codec = get_codec("diffc", model=load_model(model, device="cpu"), preset=12, flow_steps=2)
+    for file in sorted((tmp_path / "single").iterdir()):
+        other = tmp_path / "batched" / file.name
+        single, batched = (container.read(path.read_bytes(), codec) for path in (file, other))
+        assert single.header == batched.header
+        assert [len(segment) for segment in single.segments] == [len(segment) for segment in batched.segments]
+        difference = codec.decode(single).int() - codec.decode(batched).int()
+        assert float(difference.abs().float().mean()) < 1  # a batch's sums are rounded differently
+
+
 def test_test_step_logs_rate_and_scores(model: Path, photos: Path, tmp_path: Path) -> None:
     module = module_for(model, tmp_path)
     (figures,) = trainer().test(module, image_batches(photos, batch_size=3), verbose=False)
     assert figures["test/bpp"] > 0
     assert {"test/psnr-rgb", "test/ssim-rgb"} <= set(figures)
+
+
+TWO_PROCESSES = """
+import json, sys
+import lightning
+from diffpress.data import ImageData
+from diffpress.lightning_modules.diffc_module import DiffCModule, image_batches
+
+model, photos, out = sys.argv[1:]
+module = DiffCModule(model, out, segments=2)
+trainer = lightning.Trainer(accelerator="cpu", devices=2, strategy="ddp_fork", logger=False, enable_progress_bar=False,
+                            enable_model_summary=False, enable_checkpointing=False)
+batched = trainer.test(module, image_batches(photos, 2), verbose=False)
+padded = trainer.test(module, datamodule=ImageData(test=photos), verbose=False)
+trainer.predict(module, image_batches(photos, 3), return_predictions=False)  # one batch: the other process has none
+print(json.dumps([batched, padded]))
+"""
+
+
+def test_two_processes_average_what_one_averages(tiny_prior: Path, tmp_path: Path) -> None:
+    """Three images: in batches of two a process has two of them, one by one Lightning gives one image to both."""
+    photos, script = tmp_path / "photos", tmp_path / "two.py"
+    for number in range(3):
+        save_image(synthetic_photo(16, 24, number), photos / f"{number}.png")
+    (expected,) = trainer().test(DiffCModule(str(tiny_prior), segments=2), image_batches(photos, 2), verbose=False)
+    script.write_text(TWO_PROCESSES)
+    command = [sys.executable, str(script), str(tiny_prior), str(photos), str(tmp_path / "out")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PL_TORCH_DISTRIBUTED_BACKEND": "gloo"}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
+    assert {"test/bpp", "test/psnr-rgb"} <= set(expected)
+    for (figures,) in json.loads(result.stdout.splitlines()[-1]):
+        assert figures == pytest.approx(expected, rel=1e-6)
+    assert len(list((tmp_path / "out").iterdir())) == 3
 
 
 @pytest.mark.slow
