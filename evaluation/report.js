@@ -2,7 +2,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const PAPER = { width: 680, height: 480 };  // pixels: what fits between the margins of A4 and of Letter
+const PAPER = { width: 680, height: 620 };  // pixels: what fits between the margins of A4 and of Letter
 let printing = false, unfolded = false;
 
 const element = (tag, text, attributes = {}) => {
@@ -79,7 +79,7 @@ function plot() {
     margin: { l: 60, r: 15, t: 15, b: 50 }, showlegend: printing, hovermode: "closest", shapes: bounds,
     modebar: { bgcolor: "rgba(0,0,0,0)", color: line, activecolor: ink },
     ...(printing ? PAPER : { width: undefined, height: undefined }),
-    legend: { orientation: "h", x: 0, y: -0.15, yanchor: "top", bgcolor: "rgba(0,0,0,0)" },
+    legend: { orientation: "h", x: 0, y: -0.2, yanchor: "top", bgcolor: "rgba(0,0,0,0)" },
     xaxis: { ...axis, title: { text: "bits per pixel" }, type: log ? "log" : "linear", range, rangemode: "tozero" },
     yaxis: { ...axis, title: { text: data.metrics[metric] }, range: inside.length && limit !== Infinity ? [low - pad, high + pad] : undefined },
   }, { responsive: true, displaylogo: false, scrollZoom: false, modeBarButtons: [["toImage", "resetScale2d"]] });
