@@ -29,11 +29,16 @@ FILES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-def build(name: str, options: dict[str, Any]) -> Any:
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def build(name: str, options: dict[str, Any], device: str = "cpu") -> Any:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
     model = "uqdm-model" if name == "uqdm" else "diffc-model"
     if name == "diffc":
         options = options | {"reconstruction": "mse"}
-    return get_codec(name, model=load_model(GOLDEN / model, device="cpu"), **options)
+    return get_codec(name, model=load_model(GOLDEN / model, device=device), **options)
 
 
 @pytest.mark.skipif(not os.environ.get("DIFFPRESS_GOLDEN"), reason="writes the golden files: set DIFFPRESS_GOLDEN=1")
@@ -66,11 +71,12 @@ def test_refresh() -> None:
     (GOLDEN / "bitsback.bb").write_bytes(container.write(bits_back.encode(larger), bits_back))
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("file", "name", "options", "request_"), FILES)
-def test_decodes(file: str, name: str, options: dict[str, Any], request_: dict[str, Any]) -> None:
-    codec = build(name, options)
+def test_decodes(file: str, name: str, options: dict[str, Any], request_: dict[str, Any], device: str) -> None:
+    codec = build(name, options, device)
     data = (GOLDEN / file).read_bytes()
-    image = codec.decode(container.read(data, codec))
+    image = codec.decode(container.read(data, codec)).cpu()
     expected = read_image((GOLDEN / file).with_suffix(".png"))
     if request_.get("lossless"):
         assert torch.equal(image, read_image(GOLDEN / "photo.png"))
@@ -79,9 +85,10 @@ def test_decodes(file: str, name: str, options: dict[str, Any], request_: dict[s
     assert len(container.write(codec.encode(read_image(GOLDEN / "photo.png"), **request_), codec)) <= len(data) + 8
 
 
-def test_bits_back_decodes() -> None:
-    codec = build("bitsback", {"preset": "fast", "portable": True})
+@pytest.mark.parametrize("device", DEVICES)
+def test_bits_back_decodes(device: str) -> None:
+    codec = build("bitsback", {"preset": "fast", "portable": True}, device)
     data = (GOLDEN / "bitsback.bb").read_bytes()
     photo = read_image(GOLDEN / "bitsback.png")
-    assert torch.equal(codec.decode(container.read(data, codec)), photo)
+    assert torch.equal(codec.decode(container.read(data, codec)).cpu(), photo)
     assert len(container.write(codec.encode(photo), codec)) <= len(data) + 8
