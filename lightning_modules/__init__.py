@@ -16,7 +16,10 @@ from .priors.components import HUB_ID, resolve_hub_id
 from .priors.fingerprint import ModelError, read_json
 from .priors.latent import as_dtype
 
-__all__ = ["ModelError", "find_model", "load_model"]
+__all__ = ["LOADING", "ModelError", "find_model", "load_model"]
+
+# load_model's options beside the device, as command lines and codec specifications name them
+LOADING = ("dtype", "variant", "refiner", "compile", "offload", "tile", "local_files_only")
 
 
 def find_model(folder: str | Path, variant: str | None = None, local_files_only: bool = False) -> Path:
@@ -45,24 +48,25 @@ def load_model(folder: str | Path, device: str | torch.device | None = None, **o
     What the folder is, its files say: ``model_index.json`` (diffusers pipeline), or ``config.json`` of our denoiser, a
     diffusers ``UNet2DModel``, our VDM or UQDM, or a published UQDM checkpoint (``config.json`` + ``checkpoint.pt``).
     device: "cpu", "cuda", ...; None takes a GPU where there is one.  `options` go to the model's constructor (dtype: a
-    torch type or its name), but for local_files_only, which keeps the search for a hub id off the network.
+    torch type or its name), but for local_files_only, which keeps the search for hub ids off the network.
     Raises ModelError in one sentence.
     """
-    path = find_model(folder, options.get("variant"), options.pop("local_files_only", False))
+    local_files_only = options.pop("local_files_only", False)
+    path = find_model(folder, options.get("variant"), local_files_only)
     if isinstance(options.get("dtype"), str):
         options["dtype"] = as_dtype(options["dtype"], torch.float32)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
-        return _load_folder(path, place, options)
+        return _load_folder(path, place, options, local_files_only)
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise
         raise ModelError(f"{path} is a model without that option ({error})") from error
 
 
-def _load_folder(path: Path, place: torch.device, options: dict[str, Any]) -> Any:
+def _load_folder(path: Path, place: torch.device, options: dict[str, Any], local_files_only: bool) -> Any:
     if (path / "model_index.json").is_file():
-        return _load_pipeline(path, place, options)
+        return _load_pipeline(path, place, options, local_files_only)
     config = read_json(path / "config.json")
     kind = config.get("_class_name", "UQDM" if "model" in config else None)
     if kind == "Denoiser":
@@ -84,7 +88,7 @@ def _load_folder(path: Path, place: torch.device, options: dict[str, Any]) -> An
     raise ModelError(f"{path} holds a model of an unknown kind ({kind})")
 
 
-def _load_pipeline(path: Path, device: torch.device, options: dict[str, Any]) -> Any:
+def _load_pipeline(path: Path, device: torch.device, options: dict[str, Any], local_files_only: bool) -> Any:
     kind = read_json(path / "model_index.json").get("_class_name")
     if kind in ("DDPMPipeline", "DDIMPipeline"):
         from .priors.pixel import UNet2DPrior
@@ -93,7 +97,7 @@ def _load_pipeline(path: Path, device: torch.device, options: dict[str, Any]) ->
     if options.get("refiner") is not None:
         if kind != "StableDiffusionXLPipeline":
             raise ModelError(f"a refiner belongs to SDXL, and {path} is a {kind}")
-        options = options | {"refiner": find_model(options["refiner"])}
+        options = options | {"refiner": find_model(options["refiner"], options.get("variant"), local_files_only)}
     if kind == "StableDiffusionPipeline":
         from .priors.stable_diffusion import StableDiffusionPrior
 

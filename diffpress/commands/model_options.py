@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-LOADING = ("dtype", "variant", "refiner", "compile", "offload", "tile", "local_files_only")
+from ..lightning_modules import LOADING
+
+__all__ = ["LOADING", "add_model_options", "loading_options"]
 
 
 def add_model_options(p: ArgumentParser, model_help: str) -> None:

@@ -28,18 +28,24 @@ def resolve_hub_id(name: str, variant: str | None = None, local_files_only: bool
     local_files_only  do not use the network; the environment's HF_HUB_OFFLINE=1 means the same
     Raises ModelError.
     """
-    from huggingface_hub import errors, snapshot_download
-
     weights = f"*/*.{variant}*.safetensors" if variant else "*/*.safetensors"
     ignore = [f"{part}/*" for part in UNUSED] + ["*.non_ema*"] + ([] if variant else ["*.fp16*", "*.bf16*"])
+    return download(name, ["model_index.json", "*/*.json", "*/*.txt", "*/*.model", weights], ignore, local_files_only)
+
+
+def download(name: str, files: list[str], ignore: list[str] | None = None, local_files_only: bool = False) -> Path:
+    """Folder with those `files` (patterns) of the hub's model `name` that are not in `ignore`, downloaded if need be.
+
+    Raises ModelError.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    # The hub's errors are also its HTTP client's, whichever client that is; a dropped connection is only the latter's
+    # and no OSError.  Where large files come by xet, that is a RuntimeError.
+    dropped: Any = (OSError, RuntimeError, *errors.HfHubHTTPError.__bases__)
     try:
-        return Path(
-            snapshot_download(
-                name,
-                allow_patterns=["model_index.json", "*/*.json", "*/*.txt", "*/*.model", weights],
-                ignore_patterns=ignore,
-                local_files_only=local_files_only,
-            )
+        folder = snapshot_download(
+            name, allow_patterns=files, ignore_patterns=ignore, local_files_only=local_files_only
         )
     except errors.GatedRepoError as error:
         raise ModelError(
@@ -52,8 +58,10 @@ def resolve_hub_id(name: str, variant: str | None = None, local_files_only: bool
             f"there is no folder {name!r}, the Hugging Face hub's model of that name is not in the local cache, "
             "and the hub is switched off or cannot be reached"
         ) from error
-    except OSError as error:  # connection errors derive from it
-        raise ModelError(f"{name} cannot be downloaded: {' '.join(str(error).split())}") from error
+    except dropped as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(f"{name} cannot be downloaded: {reason}") from error
+    return Path(folder)
 
 
 def load_pipeline(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -283,6 +284,52 @@ def test_what_is_missing_is_said_in_one_sentence(
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", gated)
     fails("is gated: accept its licence", "black-forest-labs/FLUX.1-dev")
+
+
+def dropped_connection() -> Exception:
+    """As the hub's HTTP client raises it, which is no OSError with the current one."""
+    from huggingface_hub import errors
+
+    client = import_module(errors.HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
+    return client.RemoteProtocolError("Server disconnected\nwithout sending a response.")
+
+
+def unknown_id() -> Exception:
+    from huggingface_hub import errors
+
+    return errors.RepositoryNotFoundError("404", response=SimpleNamespace(headers={}, request=None))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("cause", "match"), [
+    (dropped_connection, "^some/model cannot be downloaded: Server disconnected without sending a response.$"),
+    (lambda: RuntimeError("Data processing error: CAS service error"), "^some/model cannot be downloaded: Data proc"),
+    (unknown_id, "^there is no model 'some/model', neither as a folder nor on the Hugging Face hub$"),
+])  # fmt: skip
+def test_failing_downloads_are_one_sentence(cause: Any, match: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise cause()
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(ModelError, match=match):
+        load_model("some/model", device="cpu")
+
+
+def test_the_refiner_is_looked_up_as_the_model_is(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """--local-files-only and --variant hold for both hub ids."""
+    asked: list[tuple[str, bool, bool]] = []
+
+    def snapshot(name: str, *, allow_patterns: list[str], local_files_only: bool, **_: Any) -> str:
+        asked.append((name, local_files_only, "*/*.fp16*.safetensors" in allow_patterns))
+        return str(folders[name.partition("/")[2]])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert load_model("org/sdxl", device="cpu", refiner="org/sdxl-refiner", local_files_only=True).refiner is not None
+    with pytest.raises(ModelError, match="no fp16 safetensors"):  # both are found before weights are looked for
+        load_model("org/sdxl", device="cpu", refiner="org/sdxl-refiner", variant="fp16")
+    assert asked == [
+        ("org/sdxl", True, False), ("org/sdxl-refiner", True, False),
+        ("org/sdxl", False, True), ("org/sdxl-refiner", False, True),
+    ]  # fmt: skip
 
 
 def test_too_little_memory_says_what_can_be_done(priors: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
