@@ -12,6 +12,7 @@ import torch
 from ..codecs import CodecError
 from ..data.images import to_pil
 from ..lightning_modules import ModelError
+from ..lightning_modules.priors.components import download
 
 PromptOf = Callable[[Path, torch.Tensor], str]
 LONGEST = 40  # tokens
@@ -56,9 +57,14 @@ def prompts_from(captions: Path) -> PromptOf:
 
 def prompts_by(model: str, device: str | None = None, local_files_only: bool = False) -> PromptOf:
     """Captions by a BLIP model (folder or hub id), e.g. Salesforce/blip-image-captioning-base; raises ModelError."""
+    source: Any = Path(model)
+    if not source.is_dir():
+        # at once and before transformers, which asks the hub for one file after the other and retries each for long
+        source = download(model, ["*.json", "*.txt", "*.safetensors"], local_files_only=local_files_only)
+        if not list(source.glob("*.safetensors")):
+            source = model  # transformers also knows the safetensors that the hub converted from other weights
     from transformers import BlipForConditionalGeneration, BlipProcessor
 
-    source: Any = Path(model) if Path(model).is_dir() else model
     try:
         processor = BlipProcessor.from_pretrained(source, local_files_only=local_files_only)
         network = BlipForConditionalGeneration.from_pretrained(

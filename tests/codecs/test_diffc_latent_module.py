@@ -15,6 +15,7 @@ import torch
 
 from diffpress import resource
 from diffpress.codecs import container, get_codec
+from diffpress.commands.compress import main as compress
 from diffpress.data import ImageData, ImageFolder, save_image
 from diffpress.lightning_modules import load_model
 from diffpress.lightning_modules.diffc_module import DiffCModule, image_batches
@@ -139,8 +140,31 @@ def test_two_processes_write_what_one_writes(model: Path, photos: Path, tmp_path
     assert len(files[0]) == 4
 
 
+def test_caption_model_that_cannot_be_had_is_one_sentence(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The hub is asked once, and transformers, which would try long, is not."""
+    from huggingface_hub import errors
+
+    asked: list[bool] = []
+
+    def snapshot(name: str, *, local_files_only: bool, **_: Any) -> None:
+        asked.append(local_files_only)
+        raise errors.LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr("transformers.BlipProcessor.from_pretrained", lambda *_, **__: pytest.fail("went on"))
+    words = [str(photos / "0.png"), "-o", str(tmp_path / "out"), "--device", "cpu", "--model", str(model)]
+    assert compress([*words, "--caption-model", "some/blip"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: there is no folder 'some/blip', the Hugging Face hub's model of that name is not")
+    assert "\n" not in error
+    assert compress([*words, "--caption-model", "some/blip", "--local-files-only"]) == 2
+    assert asked == [False, True]
+
+
 @pytest.mark.slow
-def test_captions_by_a_blip_model(tmp_path: Path) -> None:
+def test_captions_by_a_blip_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import (
         BertTokenizer,
         BlipConfig,
@@ -164,3 +188,5 @@ def test_captions_by_a_blip_model(tmp_path: Path) -> None:
     image = torch.zeros(3, 40, 40, dtype=torch.uint8)
     assert isinstance(prompt_of(Path("x.png"), image), str)
     assert prompt_of(Path("x.png"), image) == prompt_of(Path("x.png"), image)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(tmp_path))
+    assert prompts_by("some/blip", "cpu")(Path("x.png"), image) == prompt_of(Path("x.png"), image)
