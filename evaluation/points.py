@@ -1,12 +1,14 @@
 """Which codecs are measured at which rates: the words of the command line and the default grids.
 
-A codec is written ``NAME`` or ``NAME:OPTION=VALUE,OPTION=VALUE``; the options go to its constructor, ``model=FOLDER``
-names its model.  Its rate points are values of one option of ``encode``, or numbers of segments of one file.
+A codec is written ``NAME`` or ``NAME:OPTION=VALUE,OPTION=VALUE``.  ``model=FOLDER`` names its model, the options go to
+its constructor or, as dtype, refiner or offload, to `load_model`.  Its rate points are values of one option of
+``encode``, or numbers of segments of one file.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,13 +17,15 @@ from typing import Any
 import torch
 
 from ..codecs import Codec, CodecError, codec_names, get_codec
-from ..lightning_modules import find_model, load_model
+from ..codecs.base import codec_class
+from ..lightning_modules import LOADING, find_model, load_model
 
 __all__ = ["GRIDS", "CodecSpec", "Grid", "parse_specs", "point_name"]
 
 Value = float | int | str
 LOSSLESS = "lossless"
 DEFAULT = "default"
+LONGEST_SLUG = 200  # bytes
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class CodecSpec:
 
     label    what it is called everywhere, e.g. "webp" or "avif:speed=6"
     name     registry name of the codec
-    options  of its constructor
+    options  of its constructor and of load_model
     model    folder of its model, "" for codecs without one
     grid     its rate points
     """
@@ -74,27 +78,39 @@ class CodecSpec:
 
     def build(self, device: str | torch.device | None = None) -> Codec:
         """The codec, with its model loaded on `device`.  Raises CodecError or ModelError in one sentence."""
-        options = dict(self.options)
+        loading = self._loading()
+        options = {name: value for name, value in self.options.items() if name not in loading}
         if self.model:
-            options["model"] = load_model(self.model, device=device)
+            options["model"] = load_model(self.model, device=device, **loading)
         try:
             return get_codec(self.name, **options)
         except TypeError as error:
             raise CodecError(f"{self.label}: {error}") from None
 
     def identity(self) -> str:
-        """Digest of everything that determines the results: options, rate points, contents of the model folder."""
+        """Digest of everything that determines the results: options, rate points, contents of the model folders."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
-        for path in sorted(find_model(self.model).rglob("*")) if self.model else []:
-            if path.is_file() and path.suffix != ".md":
-                with path.open("rb") as file:
-                    digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+        loading = self._loading()
+        for model in filter(None, (self.model, loading.get("refiner"))):
+            folder = find_model(model, loading.get("variant"), loading.get("local_files_only", False))
+            for path in sorted(folder.rglob("*")):
+                if path.is_file() and path.suffix != ".md":
+                    with path.open("rb") as file:
+                        digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()[:16]
+
+    def _loading(self) -> dict[str, Any]:
+        """The options for load_model; one that the codec has itself, as bitsback's tile, is the codec's."""
+        own = inspect.signature(codec_class(self.name)).parameters if self.model else LOADING
+        return {name: value for name, value in self.options.items() if name in LOADING and name not in own}
 
     @property
     def slug(self) -> str:
-        """The label as a file name."""
-        return "".join(c if c.isalnum() or c in "-_=." else "_" for c in self.label)
+        """The label as a file name, which systems limit to 255 bytes."""
+        name = "".join(c if c.isalnum() or c in "-_=." else "_" for c in self.label)
+        if len(name.encode()) <= LONGEST_SLUG:
+            return name
+        return f"{name[: LONGEST_SLUG // 4]}-{hashlib.sha256(self.label.encode()).hexdigest()[:16]}"
 
 
 def parse_specs(

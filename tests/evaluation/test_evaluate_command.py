@@ -2,13 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from diffpress.codecs import CodecError
+from diffpress.commands.batch import DEFAULT_MODELS
 from diffpress.commands.evaluate import main
 from diffpress.data import ImageError
 from diffpress.evaluation.plots import plot_files
+from diffpress.evaluation.points import parse_specs
 from diffpress.evaluation.published import read_curves
+from diffpress.lightning_modules import ModelError
+from diffpress.lightning_modules.priors.random_pipelines import save_random_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -106,3 +113,28 @@ def test_wrong_files_are_explained(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text('{"name": "x", "results": {"bpp": [1], "vmaf": [90]}}')
     with pytest.raises(ImageError, match="no psnr-rgb in these files"):
         plot_files([tmp_path / "d.json"], tmp_path / "out.png")
+
+
+def test_options_of_a_codec_reach_its_model(tmp_path: Path) -> None:
+    """SDXL with its refiner, in half precision, is a codec like any other; bitsback keeps its own `tile`."""
+    kinds = ("sdxl", "sdxl-refiner")
+    base, refiner = (save_random_pipeline(kind, tmp_path / kind) for kind in kinds)
+    word = f"diffc:model={base},refiner={refiner},dtype=bfloat16,offload=none,local_files_only=true,preset=12"
+    plain, spec = parse_specs([f"diffc:model={base},preset=12", word])
+    codec: Any = spec.build("cpu")
+    assert codec.prior.refiner is not None
+    assert codec.prior.dtype == torch.bfloat16
+    assert codec.fingerprint != plain.build("cpu").fingerprint
+    before = spec.identity()
+    assert before != plain.identity()
+    save_random_pipeline("sdxl-refiner", refiner, seed=1)
+    assert before != spec.identity()
+    tiled: Any = parse_specs(["bitsback:tile=32,dtype=float32"], default_models=DEFAULT_MODELS)[0].build("cpu")
+    assert (tiled.tile, tiled.prior.tile) == (32, 1536)
+    with pytest.raises(ModelError, match=r"a model without that option .*'offload'"):
+        parse_specs(["diffc:offload=layers"], default_models=DEFAULT_MODELS)[0].build("cpu")
+    with pytest.raises(CodecError, match="dtype"):
+        parse_specs(["png:dtype=float32"])[0].build()
+    long = [one.slug for one in parse_specs([f"png:x={'y' * 300}{end}" for end in "ab"])]
+    assert max(map(len, long)) < 250  # a file name, however long the folders' names are
+    assert long[0] != long[1]
