@@ -19,6 +19,7 @@ from typing import Any, ClassVar, TypeVar
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -190,16 +191,47 @@ Module = TypeVar("Module", bound=PixelDiffusion)
 Build = Callable[[dict[str, Any]], Module]
 
 
+# what unfit configurations and weights raise where they are put to use
+UNFIT = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, SafetensorError)
+
+
+@contextmanager
+def refused_as(sentence: str) -> Iterator[None]:
+    """Turn UNFIT errors inside into a ModelError: `sentence`, then the reason in brackets."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except UNFIT as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]
+        raise ModelError(f"{sentence} ({reason})") from error
+
+
+def read_checkpoint(path: Path) -> Any:
+    """What torch.save wrote to `path`, if it is tensors and plain values alone; raises ModelError."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing") from None
+    except Exception as error:  # bytes that are no checkpoint raise whatever their reader stumbles over
+        raise ModelError(f"{path} is damaged, or no checkpoint ({type(error).__name__})") from error
+
+
 def load_folder(folder: str | Path, kind: str, build: Build[Module], device: str | torch.device | None) -> Module:
     """The module in `folder`, made by `build` from its configuration, on `device` (None: CPU), in evaluation mode.
 
-    ModelError if the folder holds another kind of model, or no weights.
+    ModelError if the folder holds another kind of model, or no weights that fit its configuration.
     """
-    module = build(_without_class_name(read_json(Path(folder) / "config.json"), kind, folder))
+    config = _without_class_name(read_json(Path(folder) / "config.json"), kind, folder)
+    with refused_as(f"{Path(folder) / 'config.json'} describes no {kind}"):
+        module = build(config)
     path = Path(folder) / "model.safetensors"
     if not path.is_file():
         raise ModelError(f"{path} is missing")
-    module.load_state_dict(load_file(str(path)))
+    with refused_as(f"{path} is damaged"):
+        weights = load_file(str(path))
+    with refused_as(f"the weights of {folder} do not fit its configuration"):
+        module.load_state_dict(weights)
     module.to(device or "cpu").eval()
     module.folder_fingerprint = fingerprint(Path(folder))
     return module
@@ -210,12 +242,13 @@ def export_checkpoint(
 ) -> None:
     """Turn a Lightning checkpoint (its averaged weights, where EMA was on) into a model folder; see save_folder.
 
-    ModelError if the checkpoint was written by another kind of module.
+    ModelError if the checkpoint cannot be read, or was written by another kind of module.
     """
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    module = build(_without_class_name(json.loads(state.get("diffpress", "{}")), kind, checkpoint))
-    # EMAWeightAveraging stores the averaged weights as "state_dict" and the current ones beside them.
-    module.load_state_dict(state["state_dict"])
+    state = read_checkpoint(Path(checkpoint))
+    with refused_as(f"{checkpoint} is no checkpoint of a {kind}"):
+        module = build(_without_class_name(json.loads(state.get("diffpress", "{}")), kind, checkpoint))
+        # Weight averaging (averaging.py) stores the averages as "state_dict" and the current weights beside them.
+        module.load_state_dict(state["state_dict"])
     module.save_folder(folder, half)
 
 

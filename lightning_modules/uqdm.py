@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -31,10 +31,12 @@ from .pixel_diffusion import (
     load_folder,
     network_config,
 )
+from .priors.fingerprint import ModelError
 from .schedule import ScheduleConfig
 from .universal_quantization import BasePrior, interval_log_mass, sample_base, uniform_noise
 
 Method = Literal["denoise", "ancestral", "flow"]
+Scale = Literal["forward_kernel", "posterior"]
 METHODS: tuple[Method, ...] = ("denoise", "ancestral", "flow")
 NoiseSource = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
@@ -107,7 +109,7 @@ class UQDM(PixelDiffusion):
         schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008
         n_steps: int = 4,
         base_prior: BasePrior = "logistic",
-        base_prior_scale: Literal["forward_kernel", "posterior"] = "forward_kernel",
+        base_prior_scale: Scale = "forward_kernel",
         learned_prior_scale: bool = True,
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
         initial: str | None = None,
@@ -118,6 +120,8 @@ class UQDM(PixelDiffusion):
         super().__init__(network, schedule, optimizer, learned_prior_scale, compile, channels_last)
         if n_steps < 1:
             raise ValueError(f"n_steps must be at least 1, got {n_steps}")
+        if base_prior not in get_args(BasePrior) or base_prior_scale not in get_args(Scale):
+            raise ValueError(f"unknown base_prior {base_prior!r} or base_prior_scale {base_prior_scale!r}")
         if initial is not None:
             if not isinstance(self.network, ScaledDenoiser):
                 raise ValueError("initial is for a network that is a denoiser: give its widths")
@@ -301,7 +305,10 @@ def main() -> None:
 
     from .published import convert
 
-    auto_cli([export, convert], prog="python -m diffpress.lightning_modules.uqdm", as_positional=True)
+    try:
+        auto_cli([export, convert], prog="python -m diffpress.lightning_modules.uqdm", as_positional=True)
+    except ModelError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from torch import Tensor
 from . import gaussian, pixel_likelihood
 from .networks.score_net import ScoreNetConfig
 from .pixel_diffusion import OptimizerConfig, PixelDiffusion, export_checkpoint, load_folder
+from .priors.fingerprint import ModelError
 from .schedule import ScheduleConfig
 from .uqdm import METHODS, Method
 
@@ -186,7 +187,10 @@ def main() -> None:
     """Command line of this module."""
     from jsonargparse import auto_cli
 
-    auto_cli([export], prog="python -m diffpress.lightning_modules.vdm", as_positional=True)
+    try:
+        auto_cli([export], prog="python -m diffpress.lightning_modules.vdm", as_positional=True)
+    except ModelError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..priors.fingerprint import ModelError, read_json
-from .denoiser import WEIGHTS, Denoiser
+from .denoiser import Denoiser
 from .score_net import DATA_STD, detail_features, karras_eps, positive_scale
 
 
@@ -91,14 +90,14 @@ class ScaledDenoiser(nn.Module):
         return 2 ** len(self.config.widths)
 
     def load_denoiser(self, folder: Path) -> None:
-        """Take over the weights of the Denoiser in `folder`; ModelError if its shape differs."""
+        """Take over the weights of the Denoiser in `folder`; ModelError if its shape differs or they are damaged."""
         theirs, ours = read_json(folder / "config.json"), asdict(self.config)
         del ours["refined"]
         if any(theirs.get(name) != json.loads(json.dumps(value)) for name, value in ours.items()):
             raise ModelError(f"{folder} holds no denoiser of the network's shape ({self.config})")
         own = self.denoiser.state_dict()
         with torch.no_grad():
-            for name, value in load_file(folder / WEIGHTS).items():
+            for name, value in Denoiser.load(folder).state_dict().items():
                 target = own[name]  # the new channels of stem and head come last
                 (target[:, : value.shape[1]] if name == "stem.weight" else target[: len(value)]).copy_(value)
 
