@@ -8,12 +8,13 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
 from diffpress.lightning_modules import ModelError, gaussian, pixel_likelihood
+from diffpress.lightning_modules.averaging import EMA
 from diffpress.lightning_modules.networks.score_net import ScoreNetConfig
 from diffpress.lightning_modules.pixel_diffusion import OptimizerConfig
 from diffpress.lightning_modules.schedule import ScheduleConfig
@@ -189,7 +190,7 @@ def fit(folder: Path, first: int, last: int, resume: Path | None = None, **train
     model = small_uqdm(optimizer=OptimizerConfig(lr=3e-3, warmup_steps=2, decay_steps=40))
     lightning.Trainer(
         max_steps=last, accelerator="cpu", devices=1, logger=TensorBoardLogger(folder, default_hp_metric=False),
-        callbacks=[losses, EMAWeightAveraging(decay=0.9), ModelCheckpoint(folder, "last", every_n_train_steps=last)],
+        callbacks=[losses, EMA(decay=0.9), ModelCheckpoint(folder, "last", every_n_train_steps=last)],
         enable_progress_bar=False,
         enable_model_summary=False, log_every_n_steps=1, gradient_clip_val=1.0, num_sanity_val_steps=0, **trainer,
     ).fit(
@@ -221,10 +222,45 @@ def test_training_lowers_the_loss_and_logs_its_parts(whole_run: tuple[Path, UQDM
 
 
 def test_resumed_run_continues_the_same_curve(whole_run: tuple[Path, UQDM, list[float]], tmp_path: Path) -> None:
-    _, _, whole = whole_run
+    folder, _, whole = whole_run
     _, before = fit(tmp_path / "before", 0, 20)
     _, after = fit(tmp_path / "after", 20, 40, resume=tmp_path / "before" / "last.ckpt")
     assert before + after == pytest.approx(whole, rel=1e-4)
+    averages = [
+        torch.load(place / "last.ckpt", weights_only=True)["state_dict"] for place in (folder, tmp_path / "after")
+    ]
+    for name, value in averages[0].items():
+        torch.testing.assert_close(averages[1][name], value)
+
+
+def test_testing_logs_the_bound_in_parts_and_every_reconstruction() -> None:
+    """On a named image, which is cut into tiles, and on a plain batch, by a random network."""
+    model = small_uqdm(n_steps=3)
+    for parameter in model.network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    trainer = lightning.Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    data = DataLoader([("a photo", images(1, 100)[0, :, :70]), images(4, 64)], batch_size=None)
+    (result,) = trainer.test(model, data, verbose=False)
+    states = {f"psnr_{method}/{sent}" for method in METHODS for sent in range(4)}
+    steps = {f"bpd_step/{step}" for step in (1, 2, 3)}
+    parts = {"bpd", "bpd_prior", "bpd_diffusion", "bpd_reconstruction", "bpp"}
+    assert set(result) == {f"test/{name}" for name in states | steps | parts}
+    figures = {name.removeprefix("test/"): value for name, value in result.items()}
+    assert figures["bpd_prior"] == 0.0  # z_1 is shared noise
+    assert figures["bpd_diffusion"] == pytest.approx(sum(figures[step] for step in steps), rel=1e-5)
+    assert figures["bpd"] == pytest.approx(figures["bpd_diffusion"] + figures["bpd_reconstruction"], rel=1e-5)
+    assert figures["bpp"] == pytest.approx(3 * figures["bpd"], rel=1e-5)
+    assert all(figures[name] > 0 for name in steps | {"bpd_reconstruction"})
+    for method in METHODS:
+        curve = [figures[f"psnr_{method}/{sent}"] for sent in range(4)]
+        assert curve == sorted(curve), method
+        # what is left of the noise after the last step is no longer the method's affair
+        assert curve[-1] == pytest.approx(figures["psnr_denoise/3"], rel=1e-5)
+        assert curve[-1] > 40.0
 
 
 def test_export_writes_the_averaged_weights(whole_run: tuple[Path, UQDM, list[float]], tmp_path: Path) -> None:
