@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from diffpress import resource
@@ -26,7 +27,6 @@ from diffpress.data import read_image, save_image
 from diffpress.lightning_modules import load_model
 from diffpress.lightning_modules.priors.random_pipelines import save_random_pipeline
 
-ROOT = Path(__file__).resolve().parents[2]
 MODELS = ["sd15", "sd21", "sdxl", "sdxl_refiner", "flux", "sd3"]
 CAPTION = "a photo of a red door in front of a house"
 
@@ -63,15 +63,9 @@ def sd15(folders: dict[str, Path]) -> Any:
     return codec_of(folders, "sd15")
 
 
-def crop_of(photos: Path, name: str = "parrots") -> Tensor:
-    return read_image(photos / f"{name}.png")
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_command_lines_reproduce_the_encoders_latent(
-    name: str, folders: dict[str, Path], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """compress.py, then decompress.py: every latent of the decoder's chain equals the encoder's, sizes add up."""
+@pytest.fixture
+def watched_states(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The latents of every chain that runs in this process from now on, one after each step."""
     states: list[Tensor] = []
     advance = SharedChain.advance
 
@@ -81,14 +75,26 @@ def test_command_lines_reproduce_the_encoders_latent(
         return after
 
     monkeypatch.setattr(SharedChain, "advance", watched)
+    return states
+
+
+def crop_of(photos: Path, name: str = "parrots") -> Tensor:
+    return read_image(photos / f"{name}.png")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_command_lines_reproduce_the_encoders_latent(
+    name: str, folders: dict[str, Path], photos: Path, tmp_path: Path, watched_states: list[Tensor]
+) -> None:
+    """compress.py, then decompress.py: every latent of the decoder's chain equals the encoder's, sizes add up."""
     one = str(photos / "parrots.png")
     arguments = [*options(folders, name), "--output_dir", str(tmp_path)]
     assert compress([one, *arguments, "--preset", "12"]) == 0
-    sent = states[-12:]  # a small image has a dry run before
-    states.clear()
+    sent = watched_states[-12:]  # a small image has a dry run before
+    watched_states.clear()
     assert decompress([str(tmp_path / "parrots.dfc"), *arguments, "--flow-steps", "2"]) == 0
-    assert len(states) == 12
-    for mine, theirs in zip(states, sent, strict=True):
+    assert len(watched_states) == 12
+    for mine, theirs in zip(watched_states, sent, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
     assert read_image(tmp_path / "parrots.png").shape == (3, 64, 64)
     refiner = {"refiner": folders["sdxl-refiner"]} if name == "sdxl_refiner" else {}
@@ -119,19 +125,44 @@ def assert_size_is_the_schedules(codec: Any, data: bytes) -> None:
     assert len(data) - total <= 16 + 0.01 * total  # header and checksums
 
 
+DECOMPRESS_AND_KEEP_STATES = """
+import sys
+from safetensors.torch import save_file
+from diffpress.codecs.diffc_chain import SharedChain
+from diffpress.commands.decompress import main
+
+states, advance = {}, SharedChain.advance
+
+def watched(*given):
+    after = advance(*given)
+    states[f"{len(states):02d}"] = after.z.contiguous()
+    return after
+
+SharedChain.advance = watched
+status = main(sys.argv[2:])
+save_file(states, sys.argv[1])
+raise SystemExit(status)
+"""
+
+
 @pytest.mark.parametrize("name", ["sd15", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS[1:])])
-def test_fresh_process_decodes_the_same_image(
-    name: str, folders: dict[str, Path], photos: Path, tmp_path: Path
+def test_fresh_process_decodes_the_same_latent_and_image(
+    name: str, folders: dict[str, Path], photos: Path, tmp_path: Path, watched_states: list[Tensor]
 ) -> None:
     arguments = [*options(folders, name), "--output_dir", str(tmp_path)]
     assert compress([str(photos / "caps.png"), *arguments, "--preset", "12", "--prompt", CAPTION]) == 0
+    sent = watched_states[-12:]
     file = str(tmp_path / "caps.dfc")
     assert decompress([file, *arguments, "--flow-steps", "2"]) == 0
     here = read_image(tmp_path / "caps.png")
-    other = [*arguments[:-1], str(tmp_path / "other")]
-    command = [sys.executable, str(ROOT / "decompress.py"), file, *other, "--flow-steps", "2"]
+    other = [*arguments[:-1], str(tmp_path / "other"), "--flow-steps", "2"]
+    command = [sys.executable, "-c", DECOMPRESS_AND_KEEP_STATES, str(tmp_path / "states.safetensors"), file, *other]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert result.returncode == 0, result.stderr
+    received = load_file(tmp_path / "states.safetensors")
+    assert len(received) == 12
+    for mine, (_, theirs) in zip(sent, sorted(received.items()), strict=True):
+        torch.testing.assert_close(theirs, mine, atol=1e-4, rtol=1e-4)
     there = read_image(tmp_path / "other" / "caps.png")
     assert int((here.int() - there.int()).abs().max()) <= 1
     assert here.shape == (3, 53, 87)
