@@ -170,12 +170,15 @@ def calibrate(
     table = []
     for name, steps in presets.items():
         path = shortest_path(spent, choose_price(spent, steps, rate))
+        energies = [snr_gain(log_snr[j], log_snr[i]) * mse[:, i].mean() for i, j in itertools.pairwise(path)]
         table.append(
             {
                 "name": name,
                 "levels": [levels[i] for i in path[1:]],
                 "mse": [float(f"{mse[:, i].mean():.5g}") for i in path[:-1]],
+                # for the reader: the codec derives both from levels and mse ("variance": of p, see trellis_plan.py)
                 "bits_per_dimension": [float(f"{costs[i, j]:.4g}") for i, j in itertools.pairwise(path)],
+                "variance": [float(f"{1 + energy:.5g}") for energy in energies],
             }
         )
     return {"images": len(images), "presets": table}

@@ -126,6 +126,9 @@ def test_calibrated_codec_spends_what_it_expects() -> None:
     prior = GaussianPrior()
     table = calibrate(prior, IMAGES, {"default": 8}, rate=0.5, stride=1)
     (schedule,) = parse_schedules(table, "table")
+    preset = table["presets"][0]
+    budget = [2 ** (2 * bits) for bits in preset["bits_per_dimension"]]
+    assert preset["variance"] == pytest.approx(budget, rel=0.05)  # equal if all images were equally hard
     codec = get_codec("diffc", model=prior, schedules=[schedule], reconstruction="mse")
     stream = codec.encode(torch.full((3, 64, 64), 7, dtype=torch.uint8))
     expected = 3 * 64 * 64 * sum(table["presets"][0]["bits_per_dimension"])
