@@ -58,7 +58,7 @@ def build(config: dict[str, Any]) -> UQDM:
         schedule,
         n_steps=m["n_timesteps"],
         base_prior=_known("prior_type", m["prior_type"], _PRIORS),
-        base_prior_scale=_known("base_prior_scale", m.get("base_prior_scale", "forward_kernel"), _SCALES),
+        base_prior_scale=_known("base_prior_scale", m.get("base_prior_scale") or "forward_kernel", _SCALES),
         learned_prior_scale=bool(m.get("learned_prior_scale")),
     )
 
