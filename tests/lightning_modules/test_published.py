@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -70,8 +71,72 @@ def test_tensors_that_do_not_fit_are_refused(published: Path) -> None:
         load_published(published)
 
 
+def change_config(folder: Path, **changes: object) -> None:
+    """Overwrite entries of the model's configuration in a published folder; None removes one."""
+    config = json.loads((folder / "config.json").read_text())
+    config["model"] = {key: value for key, value in (config["model"] | changes).items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def cut(path: Path, share: float) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+
+
+def ours(folder: Path, **changes: object) -> None:
+    """Make a published folder one of our form, then overwrite entries of its configuration."""
+    convert(str(folder), str(folder))
+    (folder / "checkpoint.pt").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "junk bytes": (lambda f: (f / "checkpoint.pt").write_bytes(b"junk" * 50), "checkpoint.pt is damaged, or no check"),
+    "empty": (lambda f: cut(f / "checkpoint.pt", 0.0), "checkpoint.pt is damaged, or no checkpoint"),
+    "truncated": (lambda f: cut(f / "checkpoint.pt", 0.7), "checkpoint.pt is damaged, or no checkpoint"),
+    "a pickled object": (lambda f: torch.save(Path("x"), f / "checkpoint.pt"), "checkpoint.pt is damaged, or no check"),
+    "a list": (lambda f: torch.save([1, 2], f / "checkpoint.pt"), "checkpoint.pt do not fit"),
+    "no averages": (lambda f: torch.save({"model": {}}, f / "checkpoint.pt"), "do not fit .*'ema' is missing"),
+    "missing": (lambda f: (f / "checkpoint.pt").unlink(), "checkpoint.pt is missing"),
+    "other weights": (lambda f: change_config(f, n_blocks=2), "do not fit the configuration"),
+    "other widths": (lambda f: change_config(f, embedding_dim=16), "do not fit the configuration"),
+    "impossible width": (lambda f: change_config(f, embedding_dim=9), "describes no published UQDM"),
+    "wrong type": (lambda f: change_config(f, n_timesteps="four"), "describes no published UQDM"),
+    "entry missing": (lambda f: change_config(f, n_channels=None), "'n_channels' is missing"),
+    "noise_schedule": (lambda f: change_config(f, noise_schedule="cosine"), "unknown noise_schedule 'cosine'"),
+    "prior_type": (lambda f: change_config(f, prior_type="laplace"), "unknown prior_type 'laplace'"),
+    "base_prior_scale": (lambda f: change_config(f, base_prior_scale="kernel"), "unknown base_prior_scale 'kernel'"),
+    "ours, truncated": (lambda f: (ours(f), cut(f / "model.safetensors", 0.7)), "model.safetensors is damaged"),
+    "ours, missing": (lambda f: (ours(f), (f / "model.safetensors").unlink()), "model.safetensors is missing"),
+    "ours, other weights": (lambda f: ours(f, learned_prior_scale=False), "do not fit its configuration"),
+    "ours, base_prior": (lambda f: ours(f, base_prior="laplace"), "unknown base_prior 'laplace'"),
+    "ours, unknown entry": (lambda f: ours(f, colour="red"), "describes no UQDM .*colour"),
+    "ours, no network": (lambda f: ours(f, network={"widths": 3}), "describes no UQDM"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_unusable_folders_are_one_sentence(published: Path, name: str) -> None:
+    damage, sentence = DAMAGES[name]
+    damage(published)
+    with pytest.raises(ModelError, match=sentence) as caught:
+        load_model(published, device="cpu")
+    assert str(published) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_gaussian_base_prior_has_two_published_names(published: Path) -> None:
+    for name in ("gaussian", "normal"):
+        change_config(published, prior_type=name, base_prior_scale="posterior")
+        model = load_model(published, device="cpu")
+        assert (model.base_prior, model.base_prior_scale) == ("gaussian", "posterior")
+    change_config(published, base_prior_scale=None)
+    assert load_model(published, device="cpu").base_prior_scale == "forward_kernel"
+
+
 def bpd_and_errors(model: UQDM, images: torch.Tensor) -> tuple[float, torch.Tensor]:
-    """Mean bpd and the mean squared error of the denoised image before every step."""
+    """Mean bpd and the mean squared error of the denoised image before every step and after the last."""
     torch.manual_seed(REFERENCE_SEED)
     z_1 = torch.normal(torch.zeros(1, 3, 64, 64), torch.ones(1, 3, 64, 64))
     total, errors = [], []
@@ -79,7 +144,8 @@ def bpd_and_errors(model: UQDM, images: torch.Tensor) -> tuple[float, torch.Tens
         with torch.no_grad():
             cost = model.nelbo(batch, start=z_1.expand(len(batch), -1, -1, -1))
         total.append(cost.total)
-        x_hat = pixel_likelihood.to_pixels(cost.x_hat).float()
+        last = model.reconstruct(cost.latents[-1], model.n_steps, "denoise")
+        x_hat = torch.cat([pixel_likelihood.to_pixels(cost.x_hat), last[None]]).float()
         errors.append((x_hat - batch.float()).square().mean((2, 3, 4)))
     return float(torch.cat(total).mean()), torch.cat(errors, 1).mean(1)
 
@@ -100,6 +166,17 @@ def test_published_tiny_gives_its_authors_bpd_on_four_images(shared: Path, form:
     assert bpd == pytest.approx(np.mean(expected["bpd_per_image"][:4]), rel=5e-3)
 
 
+def check_errors(ours: list[float], theirs: list[float], samples: int, after_first: float = 0.1) -> None:
+    """Mean squared errors over `samples` values agree within 0.1 dB, or within four deviations of what is counted.
+
+    after_first  what counts in place of 0.1 dB after the first step
+    The last ones are few errors by one grey level, which fall elsewhere with other dither: 700 of them vary by 4 %.
+    """
+    for sent, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        chance = 4 * 10 / math.log(10) * math.sqrt(2 / (b * samples))
+        assert abs(10 * math.log10(a / b)) < max(after_first if sent == 1 else 0.1, chance), sent
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["published_loader", "averaged"])
 @pytest.mark.parametrize(("data", "count"), [("imagenet64", 64), ("kodak", 48)])
@@ -108,19 +185,24 @@ def test_published_tiny_gives_its_authors_figures(shared: Path, form: str, data:
     model = load_uqdm(shared / "reference" / "uqdm-tiny", averaged=form == "averaged")
     bpd, errors = bpd_and_errors(model, reference_images(shared, data, count))
     assert bpd == pytest.approx(expected["bpd_mean"], rel=5e-3)
-    for ours, theirs in zip(errors.tolist(), expected["mse_denoise_per_step_mean"], strict=False):
-        assert abs(10 * math.log10(ours / theirs)) < 0.1
+    *theirs, lossless = expected["mse_denoise_per_step_mean"]
+    assert lossless == 0.0
+    check_errors(errors.tolist(), theirs, count * 3 * 64 * 64)
 
 
 @pytest.mark.slow
-def test_published_tiny_gives_its_authors_flow_reconstructions(shared: Path) -> None:
-    expected = json.loads((shared / "reference" / "uqdm_tiny_expected.json").read_text())["averaged"]["imagenet64"]
-    model = load_uqdm(shared / "reference" / "uqdm-tiny")
+@pytest.mark.parametrize("form", ["published_loader", "averaged"])
+def test_published_tiny_gives_its_authors_flow_reconstructions(shared: Path, form: str) -> None:
+    expected = json.loads((shared / "reference" / "uqdm_tiny_expected.json").read_text())[form]["imagenet64"]
+    model = load_uqdm(shared / "reference" / "uqdm-tiny", averaged=form == "averaged")
     images = reference_images(shared, "imagenet64", 16)
     torch.manual_seed(REFERENCE_SEED)
     z_1 = torch.normal(torch.zeros(1, 3, 64, 64), torch.ones(1, 3, 64, 64))
     with torch.no_grad():
         latents = model.chain(pixel_likelihood.to_unit(images), z_1.expand(len(images), -1, -1, -1))
-        for sent, theirs in enumerate(expected["mse_flow_per_step_mean_first16"][:-1]):
-            ours = (model.reconstruct(latents[sent], sent, "flow").float() - images.float()).square().mean()
-            assert abs(10 * math.log10(float(ours) / theirs)) < 0.1, sent
+        decoded = [model.reconstruct(z, sent, "flow") for sent, z in enumerate(latents)]
+    errors = [float((image.float() - images.float()).square().mean()) for image in decoded]
+    *theirs, lossless = expected["mse_flow_per_step_mean_first16"]
+    assert lossless == 0.0
+    # on so few images the dither of the first step counts: six draws gave -0.17 to +0.08 dB against the authors' one
+    check_errors(errors, theirs, images.numel(), after_first=0.3)
