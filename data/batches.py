@@ -6,7 +6,7 @@ is in a batch does not depend on the number of processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ def image_batches(
     """Batches of at most `batch_size` images of one size, from a folder or a data set; lists of (name, image)."""
     data = ImageFolder(images) if isinstance(images, (str, Path)) else images
     batches = _Batches(data, batch_size)
-    return DataLoader(batches, batch_size=None, sampler=_Share(batches), num_workers=num_workers)
+    return DataLoader(batches, batch_size=None, sampler=EveryNth(batches), num_workers=num_workers)
 
 
 class _Batches(Dataset[list[Named]]):
@@ -58,10 +58,10 @@ def _stored_size(file: Path) -> tuple[int, int]:
         return 0, 0
 
 
-class _Share(DistributedSampler[int]):
-    """Every n-th batch for each of n processes, none twice; Lightning leaves a DistributedSampler alone."""
+class EveryNth(DistributedSampler[int]):
+    """Every n-th item for each of n processes, none twice; Lightning leaves a DistributedSampler alone."""
 
-    def __init__(self, data: _Batches) -> None:
+    def __init__(self, data: Sized) -> None:
         torch.utils.data.Sampler.__init__(self)
         self.data = data
 

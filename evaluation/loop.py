@@ -23,10 +23,11 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader
 
 from ..codecs import Codec
 from ..data import save_image, write_file
+from ..data.batches import EveryNth
 from ..data.datasets import NamedImages
 from ..data.images import to_pil
 from .measure import ExtraMetric, Measurement, Record, measure_image, progress_points, record_from_dict, sentence
@@ -35,29 +36,6 @@ from .provenance import machine, versions
 
 LONGEST = 16383  # pixels a side of a WebP
 Tick = Callable[[str], None]
-
-
-class _Units(Dataset[tuple[int, int]]):
-    """(codec index, image index); the images are read when a unit is worked on, not for units that are done."""
-
-    def __init__(self, units: list[tuple[int, int]]) -> None:
-        self.units = units
-
-    def __len__(self) -> int:
-        return len(self.units)
-
-    def __getitem__(self, index: int) -> tuple[int, int]:
-        return self.units[index]
-
-
-class _EveryNth(DistributedSampler[int]):
-    """Every `num_replicas`-th unit for each process, none twice; Lightning leaves a DistributedSampler alone."""
-
-    def __iter__(self) -> Any:
-        return iter(range(self.rank, len(self.dataset), self.num_replicas))  # type: ignore[arg-type]
-
-    def __len__(self) -> int:
-        return len(range(self.rank, len(self.dataset), self.num_replicas))  # type: ignore[arg-type]
 
 
 class EvaluationModule(lightning.LightningModule):
@@ -98,9 +76,8 @@ class EvaluationModule(lightning.LightningModule):
         self._identities = [spec.identity() + suffix for spec in self.specs]
 
     def test_dataloader(self) -> DataLoader[tuple[int, int]]:
-        units = _Units(pairs(self.specs, len(self.data)))
-        sampler = _EveryNth(units, num_replicas=self.trainer.world_size, rank=self.trainer.global_rank, shuffle=False)
-        return DataLoader(units, batch_size=None, sampler=sampler)
+        units: Any = pairs(self.specs, len(self.data))  # any list is a map-style data set
+        return DataLoader(units, batch_size=None, sampler=EveryNth(units))
 
     def test_step(self, unit: tuple[int, int], index: int) -> None:
         which, number = unit
