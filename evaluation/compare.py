@@ -125,8 +125,9 @@ def write_outputs(comparison: Comparison) -> None:
     version = comparison.versions.get("diffpress", "")
     description = f"{comparison.data}, {comparison.images} images, diffpress {version}"
     for curve, spec in zip(curves, comparison.specs, strict=False):
-        if curve.lossy():
-            write_json(compressai_json(curve, description), out / "json" / f"{spec.slug}.json")
+        for hypothetical, name in ((False, spec.slug), (True, f"{spec.slug}-hypothetical")):
+            if curve.lossy(hypothetical):
+                write_json(compressai_json(curve, description, hypothetical), out / "json" / f"{name}.json")
     write_json(_everything(comparison), out / "results.json")
     write_tables(comparison, out / "tables.md")
     for metric in metrics_of(curves):

@@ -74,7 +74,8 @@ def plot_files(files: Sequence[Path], out: Path, metric: str = "psnr-rgb", max_b
         raise ImageError(f"no {metric} in these files; they have {', '.join(metrics_of(curves)) or 'no known metric'}")
     figure = draw(curves, metric)
     if max_bpp is not None:
-        seen = [q for c in curves for rate, q in zip(*c.series(metric, False), strict=True) if rate <= max_bpp]
+        drawn = [c.series(metric, hypothetical) for c in curves for hypothetical in (False, True)]
+        seen = [quality for curve in drawn for rate, quality in zip(*curve, strict=True) if rate <= max_bpp]
         if not seen:
             raise ImageError(f"no point of these files lies below {max_bpp} bpp")
         margin = 0.05 * (max(seen) - min(seen))

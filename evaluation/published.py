@@ -1,7 +1,7 @@
 """Figures that others have published, with their source; drawn as published, never as measured.
 
-Read: CompressAI's JSON (a codec's ``results`` of bpp and metrics), and YAML files of several codecs
-(``name: {bpp: [...], psnr: [...], ...}``).
+Read: CompressAI's JSON (a codec's ``results`` of bpp and metrics; ours says ``"hypothetical": true`` where no such
+files exist), and YAML files of several codecs (``name: {bpp: [...], psnr: [...], ...}``).
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ def read_curves(path: Path) -> list[Curve]:
         raise ImageError(f"{path}: holds no curves")
     if "results" in data:
         source = f"{path.name}: {data.get('description', '')}".rstrip(": ")
-        return [_curve(path, str(data.get("name", path.stem)), data["results"], source)]
+        hypothetical = bool(data.get("hypothetical", False))
+        return [_curve(path, str(data.get("name", path.stem)), data["results"], source, hypothetical)]
     return [_curve(path, str(name), results, path.name) for name, results in data.items()]
 
 
-def _curve(path: Path, name: str, results: Any, source: str) -> Curve:
+def _curve(path: Path, name: str, results: Any, source: str, hypothetical: bool = False) -> Curve:
     if not isinstance(results, dict) or not isinstance(results.get("bpp"), list):
         raise ImageError(f"{path}: {name} has no list of bpp")
     points = []
@@ -52,5 +53,5 @@ def _curve(path: Path, name: str, results: Any, source: str) -> Curve:
                 value = float(column[index])
                 if math.isfinite(value):
                     values[_NAMES[key]] = value
-        points.append(Point(f"published {index + 1}", 1, 1, values))
+        points.append(Point(f"published {index + 1}", 1, 1, values, hypothetical=hypothetical))
     return Curve(f"{name} (published)", points, published=source)

@@ -214,12 +214,13 @@ def points_text(curves: Iterable[Curve]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def compressai_json(curve: Curve, description: str) -> dict[str, Any]:
-    """The lossy curve in CompressAI's form, readable by its plot tool; lists are ordered by rate."""
-    points = curve.lossy()
+def compressai_json(curve: Curve, description: str, hypothetical: bool = False) -> dict[str, Any]:
+    """The lossy (or hypothetical) curve in CompressAI's form, readable by its plot tool; lists are ordered by rate."""
+    points = curve.lossy(hypothetical)
     keys = [key for key in (points[0].values if points else {}) if all(key in p.values for p in points)]
     results = {key: [p.values[key] for p in points] for key in keys}
-    return {"name": curve.codec, "description": description, "results": results}
+    flag = {"hypothetical": True} if hypothetical else {}
+    return {"name": curve.codec, "description": description, **flag, "results": results}
 
 
 def write_csv(records: Iterable[Record], path: Path) -> None:

@@ -22,6 +22,7 @@ from diffpress.evaluation.loop import record_path
 from diffpress.evaluation.measure import measure_image, read_file
 from diffpress.evaluation.metrics import psnr
 from diffpress.evaluation.points import parse_specs
+from diffpress.evaluation.published import read_curves
 from diffpress.evaluation.results import average, compressai_json
 from helpers import synthetic_photo
 
@@ -286,6 +287,9 @@ def test_hypothetical_points_are_flagged_and_stay_out_of_the_curve(
     assert len(curve.series("psnr-rgb", hypothetical=True)[0]) == 3
     assert all(row["file"] == "" for row in table(tmp_path / "out") if row["hypothetical"] == "1")
     assert "(hypothetical)" in (tmp_path / "out" / "tables.md").read_text()
+    (written,) = read_curves(tmp_path / "out" / "json" / "bitplanes-hypothetical.json")
+    assert written.series("psnr-rgb") == ([], [])
+    assert written.series("psnr-rgb", hypothetical=True) == curve.series("psnr-rgb", hypothetical=True)
 
 
 def test_outputs_for_others(pictures: Path, tmp_path: Path) -> None:
