@@ -3,7 +3,8 @@
     python benchmarks/kodak_ideal.py ../shared/data/kodak --preset fast --steps "[2,4,6,8,10]"
 
 Every step is a true sample of q that costs KL(q || p) and nothing else (codecs/hypothetical.py).  Rates and PSNR are
-means over photos after each of `--steps`, as evaluate.py averages prefixes; `evaluate.py --plot` draws them dotted.
+means over photos after each of `--steps`, as evaluate.py averages prefixes, or PSNR at `--rates`, interpolated on each
+photo's curve as kodak_prefixes.py does; `evaluate.py --plot` draws them dotted.
 With --every and --first two processes share the photos, --merge puts their results together (see kodak_prefixes.py).
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jsonargparse import auto_cli
+from kodak_prefixes import mean_at
 
 from diffpress import __version__
 from diffpress.codecs.diffc import DiffC
@@ -34,6 +36,7 @@ def main(
     every: int = 1,
     first: int = 0,
     threads: int = 2,
+    rates: list[float] | None = None,
     merge: list[Path] | None = None,
 ) -> None:
     """Measure every `every`-th photo in `data` from the `first` on, or only `merge` results."""
@@ -48,7 +51,11 @@ def main(
             "psnr-rgb": [psnr(point.image, image) for point in points],
         }
         print(path.name, photos[path.name], f"{time.perf_counter() - start:.0f} s", flush=True)
-    means = {key: np.mean([curve[key] for curve in photos.values()], axis=0).tolist() for key in ("bpp", "psnr-rgb")}
+    curves = list(photos.values())
+    if rates:
+        means = {"bpp": rates, "psnr-rgb": [mean_at(curves, rate, "psnr-rgb") for rate in rates]}
+    else:
+        means = {key: np.mean([curve[key] for curve in curves], axis=0).tolist() for key in ("bpp", "psnr-rgb")}
     summary = {
         "name": f"DiffC {preset}, ideal coder",
         "description": f"{len(photos)} images, hypothetical: no such files; diffpress {__version__}",
