@@ -24,7 +24,8 @@ from .batch import DEFAULT_MODELS, run
 def parser() -> ArgumentParser:
     """The command line."""
     p = ArgumentParser(prog="evaluate", description="Measure codecs on a data set, or plot results.")
-    p.add_argument("--codecs", nargs="+", default=[], help="NAME or NAME:OPTION=VALUE,... (model=FOLDER, its and the codec's options)")
+    p.add_argument("--codecs", nargs="+", default=[],
+                   help="NAME or NAME:OPTION=VALUE,...: model=FOLDER, options of the codec or of loading the model")
     p.add_argument("--data", default="kodak", help="kodak, imagenet64 or a folder of images")
     p.add_argument("--data-dir", default="datasets", help="where kodak/ and imagenet64/ are")
     p.add_argument("--points", nargs="+", default=[], help="rate points, e.g. webp:10,50,90 diffc:0.1,0.25,lossless")
