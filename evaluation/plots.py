@@ -43,7 +43,7 @@ def draw(curves: Sequence[Curve], metric: str, title: str = "", log_rate: bool =
     if title:
         axes.set_title(title)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize="small", frameon=False)
+        axes.legend(fontsize="small", framealpha=0.85, edgecolor="none")
     return figure
 
 
