@@ -1,6 +1,6 @@
 """DiffC with an ideal coder on whole photos: hypothetical rates, next to which those of real files can be judged.
 
-    python benchmarks/kodak_ideal.py ../shared/data/kodak --preset fast --steps "[2,4,6,8,10]"
+    python benchmarks/kodak_ideal.py ../shared/data/kodak
 
 Every step is a true sample of q that costs KL(q || p) and nothing else (codecs/hypothetical.py).  Rates and PSNR are
 means over photos after each of `--steps`, as evaluate.py averages prefixes, or PSNR at `--rates`, interpolated on each
@@ -42,8 +42,8 @@ def main(
     """Measure every `every`-th photo in `data` from the `first` on, or only `merge` results."""
     torch.set_num_threads(threads)
     photos = {name: curve for part in merge or () for name, curve in json.loads(part.read_text())["photos"].items()}
-    codec = DiffC(load_model(model, device="cpu"), preset=preset)
-    for path in [] if merge else list_images(data)[first::every]:
+    codec = None if merge else DiffC(load_model(model, device="cpu"), preset=preset)
+    for path in list_images(data)[first::every] if codec else ():
         image, start = read_image(path), time.perf_counter()
         points = ideal_curve(codec, image, steps)
         photos[path.name] = {

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from diffpress.codecs.entropy import SegmentDecoder, SegmentEncoder
 from diffpress.codecs.reproducible import unsplit_operations
-from diffpress.codecs.uqdm import _grey_levels
+from diffpress.codecs.uqdm import grey_levels
 from diffpress.codecs.uqdm_chain import FINE, TILE, Chain
 from diffpress.codecs.uqdm_tables import PixelTables, forget_step_tables, step_index, step_table
 from diffpress.lightning_modules import load_model
@@ -114,7 +114,7 @@ def main() -> None:
 
         def encode_pixels(image: Any) -> None:
             pixel_tables = PixelTables(chain.log_snrs[-1])
-            number, base = pixel_tables.locate(_grey_levels(chain))
+            number, base = pixel_tables.locate(grey_levels(chain))
             encoder.encode(image - base, number, pixel_tables.table)
             encoder.end_segment()
 
@@ -123,7 +123,7 @@ def main() -> None:
 
         def decode_pixels(decoder: SegmentDecoder) -> Any:
             pixel_tables = PixelTables(chain.log_snrs[-1])
-            number, base = pixel_tables.locate(_grey_levels(chain))
+            number, base = pixel_tables.locate(grey_levels(chain))
             return decoder.decode(number, pixel_tables.table) + base.ravel()
 
         for step in range(model.n_steps):
@@ -141,7 +141,7 @@ def main() -> None:
             baseline += baseline_seconds(parameters.exact[1][0].ravel(), rng)
             print(f"step {step + 1}: {used} tables, encode {seconds:.2f} s, network so far {network:.1f} s", flush=True)
             chain.advance(parameters.mean + FINE * k - chain.offset(position))
-        grey = _grey_levels(chain)  # pixels as the model expects them: z_0 with its noise, exp(-log_snr / 2) of x
+        grey = grey_levels(chain)  # pixels as the model expects them: z_0 with its noise, exp(-log_snr / 2) of x
         drawn = grey + LEVELS / 2 * math.exp(-chain.log_snrs[-1] / 2) * rng.standard_normal(grey.shape)
         pixels = np.rint(drawn).clip(0, LEVELS - 1).astype(np.int32)
         _, encoding_pixels = cpu_seconds(encode_pixels, pixels)

@@ -133,7 +133,7 @@ class UQDMCodec:
                 progress(step + 1, count)
         if count > self.model.n_steps:
             tables = PixelTables(chain.log_snrs[-1])
-            number, base = tables.locate(_grey_levels(chain))
+            number, base = tables.locate(grey_levels(chain))
             encoder.encode(tiles.numpy()[sent] - base[sent], number[sent], tables.table)
             encoder.end_segment()
             checks.append(b"")
@@ -205,7 +205,7 @@ class UQDMCodec:
         if count <= steps:
             return untile(chain.reconstruct(reconstruction), size)
         tables = PixelTables(chain.log_snrs[-1])
-        number, base = tables.locate(_grey_levels(chain))
+        number, base = tables.locate(grey_levels(chain))
         pixels = np.zeros(sent.shape, np.int64)
         pixels[sent] = decoder.decode(number[sent], tables.table) + base[sent]
         if progress:
@@ -216,7 +216,7 @@ class UQDMCodec:
         return lambda number: step_table(self.model.base_prior, number)
 
 
-def _grey_levels(chain: Chain) -> NDArray[np.float64]:
+def grey_levels(chain: Chain) -> NDArray[np.float64]:
     """z_0 / alpha_0 in grey levels."""
     alpha, _ = gaussian.alpha_sigma(chain.log_snrs[-1])
     return (((chain.latents() / alpha + 1.0) * LEVELS - 1.0) / 2.0).numpy()

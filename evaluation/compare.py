@@ -40,8 +40,8 @@ from .results import (
 )
 
 SECONDS = (
-    "Seconds and memory are means over images and points. Where points are prefixes of one file, each has the encoding "
-    "time of the whole file."
+    "Seconds are means over images and points, memory is the largest peak of the process. Where points are prefixes of "
+    "one file, each has the encoding time of the whole file."
 )
 
 
@@ -81,6 +81,11 @@ class Comparison:
     def images(self) -> int:
         """How many images the averages are over."""
         return len({record.image for record in self.records})
+
+    @property
+    def failures(self) -> list[str]:
+        """What could not be measured and why, a sentence each."""
+        return [f"{r.codec} {r.image} {p.point}: {p.error}" for r in self.records for p in r.points if p.error]
 
     def summary(self) -> list[Summary]:
         """The comparison table, measured codecs first."""
@@ -145,7 +150,7 @@ def write_tables(comparison: Comparison, path: Path) -> None:
     lines += [f"Model fingerprints: {', '.join(models)}", ""] if models else []
     lines += [table_text(comparison.summary(), comparison.anchor), "", SECONDS, ""]
     lines += [points_text(comparison.curves), ""]
-    failures = [f"{r.codec} {r.image} {p.point}: {p.error}" for r in comparison.records for p in r.points if p.error]
+    failures = comparison.failures
     notes = comparison.notes + ([f"{len(failures)} failures, first: {failures[0]}"] if failures else [])
     lines += [f"- {note}" for note in notes]
     write_file(path, ("\n".join(lines).rstrip() + "\n").encode())

@@ -64,12 +64,11 @@ def _data(comparison: Comparison) -> dict[str, Any]:
     curves = [*comparison.curves, *comparison.published]
     metrics = metrics_of(comparison.curves)
     prints = {curve.codec: curve.fingerprint for curve in curves}
-    failures = [f"{r.codec} {r.image} {p.point}: {p.error}" for r in comparison.records for p in r.points if p.error]
     return {
         "command": comparison.command,
         "versions": comparison.versions,
         "machine": comparison.machine,
-        "notes": comparison.notes + failures,
+        "notes": comparison.notes + comparison.failures,
         "anchor": comparison.anchor,
         "bound": BOUND,
         "metrics": {name: TITLES[name] for name in metrics},

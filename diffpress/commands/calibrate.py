@@ -18,13 +18,13 @@ from rich.progress import Progress
 from ..codecs.reverse_channel import get_coder
 from ..data import crop, list_images, read_image, write_file
 from ..evaluation.calibrate import calibrate, fit_pyramid
-from ..lightning_modules import ModelError, load_model
+from ..lightning_modules import LOADING, ModelError, load_model
 from ..lightning_modules.priors.base import Prior
 from ..lightning_modules.priors.fingerprint import read_json
 from ..lightning_modules.priors.pixel import DenoiserPrior
 from ..lightning_modules.priors.pyramid import Node
 from .batch import run
-from .model_options import LOADING, add_model_options, loading_options
+from .model_options import add_model_options, loading_options
 
 
 def parser() -> ArgumentParser:

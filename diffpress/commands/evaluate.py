@@ -85,7 +85,7 @@ def main(args: list[str] | None = None) -> int:
         write_report(result, a.out / "report.html")
         print(table_text(result.summary(), result.anchor))
         print(a.out / "report.html")
-        return sum(bool(point.error) for record in result.records for point in record.points)
+        return len(result.failures)
 
     return run(action)
 

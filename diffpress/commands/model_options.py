@@ -8,8 +8,6 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..lightning_modules import LOADING
 
-__all__ = ["LOADING", "add_model_options", "loading_options"]
-
 
 def add_model_options(p: ArgumentParser, model_help: str) -> None:
     """--model, --device and what load_model takes."""
