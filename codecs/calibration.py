@@ -8,13 +8,14 @@ raised to what the error makes of it)::
     KL(t -> s) = d / 2 log2(1 + (SNR_s - SNR_t) mse_t)
 
 because the whitened mean difference of q(z_s | z_t, x) and p(z_s | z_t) has |mu|^2 = (SNR_s - SNR_t) |x - x0_hat|^2.
+A calibration may also say how that error is spread over bands (bands.py); a step is then the sum of its parts.
 How a calibration is made is in evaluation/calibrate.py; this file only reads it.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ from ..lightning_modules.priors.fingerprint import ModelError, read_json
 class Schedule:
     """levels  noise levels the chain stops at, descending; it starts from pure noise at the prior's num_levels
     mse      expected squared error of x0_hat per dimension when leaving pure noise and each level but the last
+    bands    the same for every band of bands.py, [levels][bands]; None where that was not measured
     """
 
     name: str
     levels: tuple[int, ...]
     mse: tuple[float, ...]
+    bands: tuple[tuple[float, ...], ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not self.levels or len(self.levels) != len(self.mse):
@@ -40,11 +43,11 @@ class Schedule:
             raise ModelError(f"the levels of preset {self.name!r} must descend and stay above 0")
         if not all(error > 0 and math.isfinite(error) for error in self.mse):
             raise ModelError(f"the errors of preset {self.name!r} must be positive")
-
-
-def step_bits(dimensions: int, energy: float) -> float:
-    """KL in bits of a step whose whitened mean difference has |mu|^2 / d = `energy`, at the best variance."""
-    return 0.5 * dimensions * math.log2(1 + energy)
+        if self.bands is not None:
+            if len(self.bands) != len(self.levels) or len({len(row) for row in self.bands}) != 1:
+                raise ModelError(f"preset {self.name!r} needs the errors of all bands for every level")
+            if not all(error > 0 and math.isfinite(error) for row in self.bands for error in row):
+                raise ModelError(f"the errors of preset {self.name!r} must be positive")
 
 
 def snr_gain(log_snr_s: float, log_snr_t: float) -> float:
@@ -85,7 +88,10 @@ def parse_schedules(table: dict[str, Any], where: str) -> list[Schedule]:
     try:
         presets = table["presets"]
         return [
-            Schedule(p["name"], tuple(int(level) for level in p["levels"]), tuple(float(mse) for mse in p["mse"]))
+            Schedule(
+                p["name"], tuple(int(level) for level in p["levels"]), tuple(float(mse) for mse in p["mse"]),
+                tuple(tuple(float(mse) for mse in row) for row in p["bands"]) if "bands" in p else None,
+            )
             for p in presets
         ]
     except (KeyError, TypeError, ValueError) as error:

@@ -2,12 +2,13 @@
 Liu 2025, algorithms 1 and 2).
 
 The sender knows q(z_s | z_t, x), both sides know p(z_s | z_t) from the prior's denoiser; step by step a sample of q is
-sent for about KL(q || p) bits.  A segment is one step: one byte for its KL budget relative to the calibrated one,
-where the file is large enough to afford it, and the coder's payload.  Parsing never needs the network, so a file
-decodes on every device.  Decoding ends with a reconstruction of the decoder's choice: the denoiser's estimate
-("mse"), the average of its estimates in the picture's eight orientations ("ensemble"), the probability flow ("flow",
-DiffC-F) or ancestral sampling ("ancestral", DiffC-A).  What both sides compute alike is in diffc_chain.py, what a file
-says besides its payloads in diffc_plan.py.
+sent for about KL(q || p) bits.  A step is sent in parts, bands of spatial frequency and colour that p gives unlike
+variances (bands.py), where the calibration knows them.  A segment is one step: a byte per part for its KL budget
+relative to the calibrated one, where the file is large enough to afford it, and the coder's payloads.  Parsing never
+needs the network, so a file decodes on every device.  Decoding ends with a reconstruction of the decoder's choice: the
+denoiser's estimate ("mse"), the average of its estimates in the picture's eight orientations ("ensemble"), the
+probability flow ("flow", DiffC-F) or ancestral sampling ("ancestral", DiffC-A).  What both sides compute alike is in
+diffc_chain.py, what a file says besides its payloads in diffc_plan.py.
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ from torch import Tensor
 
 from ..lightning_modules.priors.base import Prior
 from . import container
+from .bands import BLOCK, RADII, Bands, Whole, step_bits
 from .base import CodecError, Header, Stream, check_image, check_model, register
-from .calibration import Schedule, find_schedules, step_bits
-from .diffc_chain import RECONSTRUCTIONS, SharedChain, State, budget_code
+from .calibration import Schedule, find_schedules
+from .diffc_chain import RECONSTRUCTIONS, Message, SharedChain, State, budget_code
 from .diffc_plan import CODERS, FAST, MAX_PRESETS, Plan, Side
 from .exact import decode_exact, encode_exact, exact_size
 from .lockstep import Chain, run
-from .reverse_channel import CoderError, PayloadError, ReverseChannelCoder
+from .reverse_channel import CoderError, PayloadError
+from .reverse_channel.base import Vector
 
-SIDE_SHARE = 0.02  # each step's budget travels in the file when these bytes are at most this share of it
+SIDE_SHARE = 0.02  # the budget of each part travels in the file when these bytes are at most this share of it
 
 EXACT_ERROR = (16 / 127.5) ** 2  # mean squared error of the estimate from which an exact segment is tried
 
@@ -88,6 +91,10 @@ class DiffC:
             raise CodecError(f"unknown coder {coder!r}; available: {', '.join(CODERS)}")
         if len(names) > MAX_PRESETS or max(one.levels[0] for one in schedules) >= model.num_levels:
             raise CodecError(f"a schedule has at most {MAX_PRESETS} presets, of levels below {model.num_levels}")
+        known = RADII * model.shape((BLOCK, BLOCK))[0]
+        for bands in (one.bands for one in schedules if one.bands is not None):
+            if len(bands[0]) != known:
+                raise CodecError(f"the schedule knows {len(bands[0])} bands, and this model has {known}")
         if flow_steps < 1:
             raise CodecError("--flow-steps must be at least 1")
         self.schedules, self.preset, self.coder = schedules, names.index(preset), list(CODERS).index(coder)
@@ -95,7 +102,9 @@ class DiffC:
         self.guidance, self.denoising_guidance = guidance, denoising_guidance
         self.fingerprint = model.fingerprint
         if not beside:
-            self.fingerprint = hashlib.sha256(model.fingerprint + repr(schedules).encode()).digest()[:4]
+            bands = [one.bands for one in schedules if one.bands is not None]
+            text = repr(schedules) + (repr(bands) if bands else "")
+            self.fingerprint = hashlib.sha256(model.fingerprint + text.encode()).digest()[:4]
 
     @property
     def max_segments(self) -> int:
@@ -180,22 +189,28 @@ class DiffC:
     def _run_ideal(self, plan: Plan, start: State, x0: Tensor, steps: int, limit: float) -> Chain[int | None]:
         """The one budget code that suits a small image best, from a dry run without coder; None for a large one.
 
-        A byte per step is worth it as soon as these bytes are a small share of the file.
+        A byte per part is worth it as soon as these bytes are a small share of the file.
         """
-        state, expected = start, 0.0
+        state, expected, codes = start, 0.0, 0
         for _ in range(steps):
             target = self.chain.target(plan, state, 0)
-            expected += self.chain.expected_bits(plan, state, target)
+            parts = self.chain.parts(plan, state, target)
+            expected, codes = expected + sum(part.bits for part in parts), codes + len(parts)
             state = replace(state, level=target, steps=state.steps + 1)
-        if 8 * steps <= SIDE_SHARE * min(expected, 8 * limit):
+            if expected > 8 * limit:
+                break
+        if 8 * codes <= SIDE_SHARE * min(expected, 8 * limit):
             return None
         state, actual, expected = start, 0.0, 0.0
+        bands = self.chain.bands(plan, x0)
         for _ in range(steps):
             target = self.chain.target(plan, state, 0)
             x_hat = yield state.denoise()
-            mu = math.sqrt(self.chain.gain(state, target)) * (x0 - x_hat).flatten()
-            actual += step_bits(x0.numel(), float(mu.double().square().mean()))
-            expected += self.chain.expected_bits(plan, state, target)
+            gain, energies = self.chain.gain(state, target), bands.energies(bands.transform(x0 - x_hat))
+            for part in self.chain.parts(plan, state, target):
+                actual += step_bits(part.size, gain * sum(energies[band] for band in part.bands) / part.size)
+                expected += part.bits
+            mu = math.sqrt(gain) * (x0 - x_hat).flatten()
             state = self.chain.advance(state, x_hat, target, mu + self.chain.noise(state.steps, x0.numel()))
             if expected > 8 * limit:
                 break
@@ -250,8 +265,9 @@ class DiffC:
         Without a limit the step is sent whole.  Else the bits of a shorter step are known in advance, because
         |mu|^2 = (SNR_s - SNR_t) |x - x0_hat|^2; the overhead of a coder that cannot tell is learned by trying.
         """
-        coder = plan.make_coder()
-        dimensions, error = difference.numel(), float(difference.double().square().mean())
+        bands = self.chain.bands(plan, difference)
+        coefficients = bands.transform(difference)
+        energies = bands.energies(coefficients)
         room = limit - len(container.write(stream, self))
         overhead = 1.0
         for partial in (0, *range(255, 0, -1)):
@@ -259,30 +275,45 @@ class DiffC:
             if target == state.level:
                 return None
             gain = self.chain.gain(state, target)
-            expected = self.chain.expected_bits(plan, state, target)
-            code = budget_code(step_bits(dimensions, gain * error) / expected) if common is None else common
-            budget = self.chain.budget(plan, state, target, code)
+            parts = self.chain.parts(plan, state, target)
+            codes = [common] * len(parts) if common is not None else [
+                budget_code(step_bits(one.size, gain * sum(energies[b] for b in one.bands) / one.size) / one.bits)
+                for one in parts
+            ]  # fmt: skip
+            messages = self.chain.messages(parts, codes, state.steps)
+            budget = sum(message.bits for message in messages)
             if overhead * budget > 8 * room:
                 continue
-            lead = bytes([code]) if plan.budgets or not stream.segments else b""
+            lead = bytes(codes) if plan.budgets else bytes(codes[:1]) if not stream.segments else b""
             if not stream.segments:
                 lead = side.to_bytes() + lead
 
             def with_payload(payload: bytes, lead: bytes = lead) -> Stream:
                 return replace(stream, segments=(*stream.segments, lead + payload))
 
-            known = coder.fixed_size(dimensions, budget, state.steps) if budget else 0
-            if known is not None and len(container.write(with_payload(bytes(known)), self)) > limit:
+            coder = plan.make_coder(budget)
+            sent = [message for message in messages if message.bits]
+            sizes = [coder.fixed_size(one.part.size, one.bits, one.key) for one in sent]
+            known = [size for size in sizes if size is not None]
+            if known == sizes and len(container.write(with_payload(bytes(sum(known))), self)) > limit:
                 continue
-            if budget:
-                payload, sample = coder.encode(math.sqrt(gain) * difference.flatten(), budget, state.steps)
-            else:
-                payload, sample = b"", self.chain.noise(state.steps, dimensions)
+            means = [math.sqrt(gain) * bands.gather(coefficients, one.part.bands) for one in sent]
+            coded = coder.encode_many(means, [one.bits for one in sent], [one.key for one in sent])
+            payload = b"".join(data for data, _ in coded)
             longer = with_payload(payload)
             if len(container.write(longer, self)) <= limit:
-                return longer, target, torch.as_tensor(sample), partial
+                sample = self._join(bands, messages, [sample for _, sample in coded])
+                return longer, target, sample, partial
             overhead = max(1.005 * overhead, 8 * len(payload) / budget) if budget else math.inf
         return None
+
+    def _join(self, bands: Bands | Whole, messages: Sequence[Message], samples: Sequence[Vector]) -> Tensor:
+        """A step's sample [1, C, h, w] from those of its messages that were sent, and shared noise for the others."""
+        given = iter(samples)
+        return bands.join([
+            (one.part.bands, torch.as_tensor(next(given)) if one.bits else self.chain.noise(one.key, one.part.size))
+            for one in messages
+        ])
 
     # ---- decoding ------------------------------------------------------------------------------------------------
 
@@ -318,7 +349,7 @@ class DiffC:
             if not 0 <= count <= len(stream.segments):
                 raise CodecError(f"the file has {len(stream.segments)} segments, not {count}")
         side, _ = plan.read_side(stream.segments[0]) if stream.segments else (Side(), 0)
-        size, coder = (header.height, header.width), plan.make_coder()
+        size = (header.height, header.width)
         exact = plan.lossless and counts[-1] == stream.announced
         steps = counts[-1] - exact
         images: list[tuple[Tensor, float]] = []
@@ -334,7 +365,7 @@ class DiffC:
                 mark = time.perf_counter()
                 images.append((image, spent + mark - before))
             if index < steps:
-                state = yield from self._receive(stream, plan, coder, state)
+                state = yield from self._receive(stream, plan, state)
                 if progress:
                     progress(index + 1, steps + 1)
         if exact:
@@ -343,23 +374,37 @@ class DiffC:
             images.append((image, spent + time.perf_counter() - mark))
         return images
 
-    def _receive(self, stream: Stream, plan: Plan, coder: ReverseChannelCoder, state: State) -> Chain[State]:
+    def _receive(self, stream: Stream, plan: Plan, state: State) -> Chain[State]:
         """The chain after one more segment, as the encoder had it."""
         index = state.steps
-        partial = plan.partial if index == stream.announced - plan.lossless - 1 else 0
-        target = self.chain.target(plan, state, partial)
         segment = stream.segments[index]
-        code, lead = plan.read_code(stream.segments[:index], segment)
-        budget = self.chain.budget(plan, state, target, code)
-        if budget:
-            try:
-                sample = coder.decode(segment[lead:], state.z.numel(), budget, index, like=state.z)
-            except CoderError as error:
-                raise CodecError(f"segment {index + 1} is damaged: {error}") from error
-        else:
-            sample = self.chain.noise(index, state.z.numel())
+        partial = plan.partial if index == stream.announced - plan.lossless - 1 else 0
+        target, messages, lead = self._messages(plan, state, partial, stream.segments[:index], segment)
+        sent, payloads = [message for message in messages if message.bits], []
+        coder, rest = plan.make_coder(sum(message.bits for message in messages)), memoryview(segment)[lead:]
+        try:
+            for one in sent:
+                size = coder.payload_size(rest, one.part.size, one.bits, one.key)
+                payloads.append(rest[:size])
+                rest = rest[size:]
+            samples = coder.decode_many(
+                payloads, [one.part.size for one in sent], [one.bits for one in sent], [one.key for one in sent],
+                like=state.z,
+            )
+        except CoderError as error:
+            raise CodecError(f"segment {index + 1} is damaged: {error}") from error
+        sample = self._join(self.chain.bands(plan, state.z), messages, samples)
         x_hat = yield state.denoise()
-        return self.chain.advance(state, x_hat, target, torch.as_tensor(sample))
+        return self.chain.advance(state, x_hat, target, sample)
+
+    def _messages(
+        self, plan: Plan, state: State, partial: int, before: Sequence[bytes], segment: bytes | memoryview
+    ) -> tuple[int, list[Message], int]:
+        """(level reached, messages, bytes in front of their payloads) of the segment behind those `before`."""
+        target = self.chain.target(plan, state, partial)
+        parts = self.chain.parts(plan, state, target)
+        codes, lead = plan.read_codes(before, segment, len(parts))
+        return target, self.chain.messages(parts, codes, state.steps), lead
 
     # ---- what the container asks -----------------------------------------------------------------------------------
 
@@ -377,19 +422,19 @@ class DiffC:
         if not rest:
             raise container.Truncated("no room for a segment")
         level = self.schedules[plan.preset].levels[index - 1] if index else self.prior.num_levels
-        state = State(torch.empty(self.prior.shape((header.height, header.width)), device="meta"), level, None, index)
-        target = self.chain.target(plan, state, plan.partial if index == count - plan.lossless - 1 else 0)
-        code, lead = plan.read_code(before, rest)
-        budget = self.chain.budget(plan, state, target, code)
-        if not budget:
-            return lead
-        coder = plan.make_coder()
+        shape = self.prior.shape((header.height, header.width))
+        state = State(torch.empty(1, *shape, device="meta"), level, None, index)
+        partial = plan.partial if index == count - plan.lossless - 1 else 0
+        _, messages, size = self._messages(plan, state, partial, before, rest)
+        coder = plan.make_coder(sum(message.bits for message in messages))
         try:
-            return lead + coder.payload_size(rest[lead:], state.z.numel(), budget, index)
+            for one in messages:
+                size += coder.payload_size(rest[size:], one.part.size, one.bits, one.key) if one.bits else 0
         except PayloadError as error:
             raise container.Truncated(str(error)) from error
         except CoderError as error:
             raise CodecError(str(error)) from error
+        return size
 
     def _plan(self, header: Header) -> Plan:
         check_model(header, self.name, self.fingerprint)

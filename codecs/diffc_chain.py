@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,15 +18,17 @@ from torch import Tensor
 from ..kernels import get_backend
 from ..lightning_modules.gaussian import flow_step, posterior
 from ..lightning_modules.priors.base import Prior
+from .bands import Bands, Part, Whole, bands_of, divide
 from .base import CodecError
-from .calibration import Schedule, snr_gain, step_bits
+from .calibration import Schedule, snr_gain
 from .diffc_plan import Plan, Side
 from .lockstep import Chain, Denoise
 
 RECONSTRUCTIONS = ("mse", "ensemble", "flow", "ancestral")
 NO_BITS, NOMINAL = 0, 128  # budget codes: nothing is sent; exactly the calibrated KL
 CODES_PER_OCTAVE = 16  # neighbouring budget codes differ by a factor 2^(1/16), 4.4 %
-START_KEY, ANCESTRAL_KEY = 1 << 40, 1 << 41  # keys of the other shared noise; step i uses key i
+START_KEY, ANCESTRAL_KEY = 1 << 40, 1 << 41  # keys of the other shared noise
+PART_KEY = 1 << 16  # part j of step i uses key i + j * PART_KEY
 
 
 @dataclass
@@ -40,6 +43,15 @@ class State:
     def denoise(self) -> Denoise:
         """The request for x0_hat here."""
         return Denoise(self.z, self.level, self.condition)
+
+
+@dataclass(frozen=True)
+class Message:
+    """A part of a step, the KL in bits that it may carry (0: nothing is sent, its noise is shared), and its key."""
+
+    part: Part
+    bits: float
+    key: int
 
 
 class SharedChain:
@@ -90,18 +102,28 @@ class SharedChain:
         full = self.schedules[plan.preset].levels[state.steps]
         return state.level - round((state.level - full) * (partial or 256) / 256)
 
-    def expected_bits(self, plan: Plan, state: State, target: int) -> float:
-        """Calibrated KL of the step from `state` to level `target`."""
-        return step_bits(state.z.numel(), self.gain(state, target) * self.schedules[plan.preset].mse[state.steps])
+    def bands(self, plan: Plan, z: Tensor) -> Bands | Whole:
+        """The coordinates in which steps of a chain over tensors like z [1, C, h, w] are sent."""
+        channels, height, width = z.shape[1:]
+        known = self.schedules[plan.preset].bands is not None
+        return (bands_of if known else Whole)((channels, height, width))
 
-    def budget(self, plan: Plan, state: State, target: int, code: int) -> float:
-        """KL in bits that the step may carry under a budget code, 0 for none."""
-        if code == NO_BITS:
-            return 0.0
-        return self.expected_bits(plan, state, target) * 2 ** ((code - NOMINAL) / CODES_PER_OCTAVE)
+    def parts(self, plan: Plan, state: State, target: int) -> tuple[Part, ...]:
+        """The messages of the step from `state` to level `target`, with their calibrated KL."""
+        schedule = self.schedules[plan.preset]
+        errors = (schedule.mse[state.steps],) if schedule.bands is None else schedule.bands[state.steps]
+        return divide(self.bands(plan, state.z).counts, errors, self.gain(state, target))
+
+    def messages(self, parts: Sequence[Part], codes: Sequence[int], step: int) -> list[Message]:
+        """What the parts of step number `step` carry under their budget codes."""
+        factors = [0.0 if code == NO_BITS else 2 ** ((code - NOMINAL) / CODES_PER_OCTAVE) for code in codes]
+        return [
+            Message(part, part.bits * factor, step + j * PART_KEY)
+            for j, (part, factor) in enumerate(zip(parts, factors, strict=True))
+        ]
 
     def advance(self, state: State, x_hat: Tensor, target: int, sample: Tensor) -> State:
-        """The state at level `target`, reached by a whitened `sample` of q(z_s | z_t, x)."""
+        """The state at level `target`, reached by a whitened `sample` of q(z_s | z_t, x), of any shape."""
         mean, deviation = posterior(state.z, x_hat, self.prior.log_snr(target), self.log_snr(state))
         return replace(state, z=mean + deviation * sample.view_as(mean), level=target, steps=state.steps + 1)
 

@@ -56,7 +56,7 @@ class Plan:
 
     preset    index into the calibration's presets, below MAX_PRESETS
     coder     position in CODERS
-    budgets   whether each segment starts with its own budget code; else the first byte of the first one serves all
+    budgets   whether each segment starts with the budget codes of its parts; else one in the first serves all
     lossless  whether the last segment restores the image exactly
     partial   the last step goes partial / 256 of the way to its level; 0 means all the way
     side      whether a Side stands in front of the first segment
@@ -69,10 +69,10 @@ class Plan:
     partial: int = 0
     side: bool = False
 
-    def make_coder(self) -> ReverseChannelCoder:
-        """The reverse-channel coder of the file."""
+    def make_coder(self, bits: float) -> ReverseChannelCoder:
+        """The reverse-channel coder of the file for a step whose parts carry `bits` together."""
         name, options = list(CODERS.values())[self.coder]
-        return get_coder(name, **options)
+        return get_coder(name, **options).for_step(bits)
 
     def to_bytes(self) -> bytes:
         flags = self.side << 7 | self.preset << 4 | self.lossless << 3 | self.budgets << 2 | self.coder
@@ -89,15 +89,21 @@ class Plan:
         """(what the prior is conditioned on, number of bytes it takes) of the first segment."""
         return Side.from_bytes(first) if self.side else (Side(), 0)
 
-    def read_code(self, before: Sequence[bytes], segment: bytes | memoryview) -> tuple[int, int]:
-        """(budget code of a segment behind those `before`, number of bytes in front of its payload)."""
-        if self.budgets and before:
-            return segment[0], 1
+    def read_codes(
+        self, before: Sequence[bytes], segment: bytes | memoryview, parts: int
+    ) -> tuple[Sequence[int], int]:
+        """(codes of the `parts` of a segment behind those `before`, number of bytes in front of its payloads)."""
         first = before[0] if before else segment
         _, lead = self.read_side(first)
+        if self.budgets:
+            start = 0 if before else lead
+            codes = bytes(segment[start : start + parts])
+            if len(codes) < parts:
+                raise container.Truncated("no room for the budgets")
+            return codes, start + parts
         if lead >= len(first):
             raise container.Truncated("no room for a budget")
-        return first[lead], 0 if before else lead + 1
+        return [first[lead]] * parts, 0 if before else lead + 1
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ def ideal_curve(
 
     segments  numbers of steps, ascending, after which to reconstruct; None: after the last one only
     KL is |mu|^2 / (2 ln 2), for the unit variance that Theis et al. 2022 and the published figures count with.
+    Files may come out smaller: they use variances that suit the error, and one for each band (bands.py).
     """
     check_image(image)
     steps = len(codec.schedules[codec.preset].levels)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..codecs.bands import bands_of
 from ..codecs.calibration import snr_gain
 from ..codecs.reverse_channel import ReverseChannelCoder
 from ..lightning_modules.gaussian import diffuse
@@ -27,24 +29,42 @@ from ..lightning_modules.priors.pyramid import Node, Pyramid
 SMALL_GAIN = 0.01  # share of the squared error below which a term of the pyramid is not worth its network evaluation
 
 
+@dataclass(frozen=True)
+class Errors:
+    """Mean squared error of x0_hat at some noise levels.
+
+    mse    [images, levels], per dimension
+    bands  [levels, bands], per dimension of a band (codecs/bands.py), over all images
+    """
+
+    mse: NDArray[np.float64]
+    bands: NDArray[np.float64]
+
+
 def measure(
     prior: Prior, images: Iterable[Tensor], levels: Sequence[int], tick: Callable[[], None] = lambda: None
-) -> NDArray[np.float64]:
-    """Mean squared error of x0_hat per dimension, [images, levels], at noisy versions of uint8 images [3, H, W].
+) -> Errors:
+    """Errors of x0_hat at noisy versions of uint8 images [3, H, W].
 
     The first of `levels` stands for pure noise.  Noise is drawn once per image, from its own seed.
     """
-    rows = []
+    rows, counts = [], []
     for number, image in enumerate(images):
         x0 = prior.encode(image[None])
         noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(number)).to(x0)
-        row = []
+        _, channels, height, width = x0.shape
+        bands, row = bands_of((channels, height, width)), []
         for position, level in enumerate(levels):
             z = diffuse(x0, prior.log_snr(level) if position else -math.inf, noise)
-            row.append(float((prior.denoise(z, level) - x0).double().square().mean()))
+            row.append(bands.energies(bands.transform(prior.denoise(z, level) - x0)))
             tick()
         rows.append(row)
-    return np.array(rows)
+        counts.append(bands.counts)
+    sums, sizes = np.array(rows), np.array(counts)  # [images, levels, bands], [images, bands]
+    mse = sums.sum(2) / sizes.sum(1)[:, None]
+    mean = mse.mean(0)[:, None]
+    # a band that no image was large enough for gets the error of the others
+    return Errors(mse, np.where(sizes.sum(0), sums.sum(0) / np.maximum(sizes.sum(0), 1), mean))
 
 
 def fit_pyramid(
@@ -157,9 +177,11 @@ def calibrate(
     presets  name -> network evaluations until `rate` bits per dimension are spent
     stride   distance of the levels considered, ending with level `last`
     coder    choose levels by what this coder spends; None: by KL
+    Levels are chosen for steps with one variance of p for all coordinates, as bits-back coding uses them, too.
     """
     levels = [prior.num_levels, *range(prior.num_levels - stride, last, -stride), last]
-    mse = measure(prior, images, levels, tick)
+    errors = measure(prior, images, levels, tick)
+    mse = errors.mse
     log_snr = [-math.inf, *(prior.log_snr(level) for level in levels[1:])]
     costs = step_costs(log_snr, mse)
     spent = costs
@@ -176,7 +198,8 @@ def calibrate(
                 "name": name,
                 "levels": [levels[i] for i in path[1:]],
                 "mse": [float(f"{mse[:, i].mean():.5g}") for i in path[:-1]],
-                # for the reader: the codec derives both from levels and mse ("variance": of p, see trellis_plan.py)
+                "bands": [[float(f"{error:.4g}") for error in errors.bands[i]] for i in path[:-1]],
+                # for the reader, of steps sent whole, with one variance of p: as the levels are chosen
                 "bits_per_dimension": [float(f"{costs[i, j]:.4g}") for i, j in itertools.pairwise(path)],
                 "variance": [float(f"{1 + energy:.5g}") for energy in energies],
             }

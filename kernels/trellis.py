@@ -30,6 +30,7 @@ from .base import KernelError
 RANGE = 4000
 UNREACHED = -20000
 SCRATCH = 1 << 29  # bytes of metrics that all threads may hold together
+THREADED = 15  # constraint length from which threads help; with shorter rows they wait for the interpreter lock
 
 Shorts = NDArray[np.int16]
 Integers = NDArray[np.int64]
@@ -99,6 +100,8 @@ def search_many(
     if not len(lengths):
         return symbols, metric
     ends, longest = np.cumsum(lengths), int(lengths.max())
+    if constraint_length < THREADED:
+        threads = 1
     threads = max(1, min(threads, len(lengths), SCRATCH // (2 * longest << constraint_length)))
 
     def run(first: int) -> None:

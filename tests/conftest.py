@@ -38,7 +38,9 @@ def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "prior.json").write_text(json.dumps({"log_snr": [13.0, -8.0]}))
     photos = [synthetic_photo(32, 32, seed) for seed in range(3)]
     levels = [600, 500, 420, 350, 300, 260]
-    mse = measure(load_model(folder, device="cpu"), photos, [1000, *levels[:-1]]).mean(0)
-    presets = [{"name": "default", "levels": levels, "mse": mse.tolist()}]
+    errors = measure(load_model(folder, device="cpu"), photos, [1000, *levels[:-1]])
+    presets = [
+        {"name": "default", "levels": levels, "mse": errors.mse.mean(0).tolist(), "bands": errors.bands.tolist()}
+    ]
     (folder / "calibration.json").write_text(json.dumps({"presets": presets}))
     return folder

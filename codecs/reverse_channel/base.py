@@ -11,7 +11,7 @@ import math
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -91,6 +91,10 @@ class ReverseChannelCoder(Protocol):
         *, like: Vector | None = None,
     ) -> list[Vector]:
         """`decode` for several steps or images."""
+        ...
+
+    def for_step(self, bits: float) -> ReverseChannelCoder:
+        """The coder for the parts of a step that carry `bits` together: what it searches may depend on that sum."""
         ...
 
 
@@ -192,6 +196,10 @@ class Coder(abc.ABC):
         """See ReverseChannelCoder.decode_many; nothing is searched, so one step after the other."""
         check_lengths(payloads, sizes, bits, keys)
         return [self.decode(*step, like=like) for step in zip(payloads, sizes, bits, keys, strict=True)]
+
+    def for_step(self, bits: float) -> Self:
+        """See ReverseChannelCoder.for_step."""
+        return self
 
     @abc.abstractmethod
     def _encode(self, mu: Tensor, step: Step) -> Work[tuple[bytes, Tensor]]:

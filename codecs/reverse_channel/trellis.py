@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -101,6 +101,11 @@ class TrellisCoder(base.Coder):
     ) -> int:
         """Length in bits; every bit of every byte is used."""
         return 8 * len(payload)
+
+    def for_step(self, bits: float) -> Self:
+        """See ReverseChannelCoder.for_step; fixes the constraint length."""
+        length = self.constraint_length or automatic_length(bits, self.k, self.branches)
+        return replace(self, constraint_length=length)
 
     def _plan(self, size: int, bits: float, key: int) -> Plan:
         word = base.backend_for(torch.device("cpu")).random_words(key, DITHER, torch.zeros(1, dtype=torch.int64))[0, 0]

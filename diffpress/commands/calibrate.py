@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -77,7 +78,8 @@ def write_calibration(
     if pyramid:
         path = prior.folder / "prior.json"
         write_file(path, (json.dumps(read_json(path) | {"pyramid": nodes}) + "\n").encode())
-    write_file(out or prior.folder / "calibration.json", (json.dumps(table, indent=1) + "\n").encode())
+    text = re.sub(r"\[[^][{}]*\]", lambda row: " ".join(row[0].split()), json.dumps(table, indent=1))  # a row per list
+    write_file(out or prior.folder / "calibration.json", (text + "\n").encode())
     for preset in table["presets"]:
         print(f"{preset['name']}: {len(preset['levels'])} steps to level {preset['levels'][-1]}")
     return 0

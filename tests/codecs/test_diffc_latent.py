@@ -109,13 +109,14 @@ def assert_size_is_the_schedules(codec: Any, data: bytes) -> None:
     stream = container.read(data, codec)
     plan = codec._plan(stream.header)
     assert not plan.budgets
-    _, lead = plan.read_code((), stream.segments[0])
-    code = stream.segments[0][lead - 1]
+    _, lead = plan.read_codes((), stream.segments[0], 1)
+    codes = stream.segments[0][lead - 1 : lead]
     shape = codec.prior.shape((stream.header.height, stream.header.width))
     level, total = codec.prior.num_levels, lead
     for step, target in enumerate(codec.schedules[plan.preset].levels):
         state = State(torch.empty(1, *shape, device="meta"), level, None, step)
-        bits = codec.chain.budget(plan, state, target, code)
+        (message,) = codec.chain.messages(codec.chain.parts(plan, state, target), codes, step)
+        bits = message.bits
         segment = stream.segments[step][lead if step == 0 else 0 :]
         size = get_coder("trellis").payload_size(segment, state.z.numel(), bits, step)
         assert size == len(segment)  # what is sent is exactly what the schedule announces

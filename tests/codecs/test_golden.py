@@ -52,7 +52,7 @@ def test_refresh() -> None:
     denoiser.save(folder)
     (folder / "prior.json").write_text('{"log_snr": [13.0, -8.0]}\n')
     levels = [600, 500, 420, 350, 300, 260]
-    mse = measure(load_model(folder, device="cpu"), [photo], [1000, *levels[:-1]]).mean(0)
+    mse = measure(load_model(folder, device="cpu"), [photo], [1000, *levels[:-1]]).mse.mean(0)
     table = {"presets": [{"name": "default", "levels": levels, "mse": [float(f"{m:.5g}") for m in mse]}]}
     (folder / "calibration.json").write_text(json.dumps(table) + "\n")
     network = ScoreNetConfig(

@@ -70,7 +70,7 @@ IMAGES = [torch.full((3, 8, 8), value, dtype=torch.uint8) for value in (1, 2, 3)
 def test_measured_error_is_the_posterior_variance() -> None:
     prior = GaussianPrior()
     levels = [40, 30, 20, 10, 1]
-    mse = measure(prior, IMAGES, levels).mean(0)
+    mse = measure(prior, IMAGES, levels).mse.mean(0)
     # at "pure noise" the network sees noise without signal, and its estimate adds its own power to the data's
     gain = prior.denoise(torch.ones(1, 3, 1, 1), 40).flatten()
     assert mse[0] == pytest.approx(float((SPREADS**2 + gain**2).mean()), rel=0.03)
@@ -82,7 +82,7 @@ def test_measured_error_is_the_posterior_variance() -> None:
 def test_shortest_path_equals_brute_force_over_all_schedules(price: float) -> None:
     prior = GaussianPrior()
     levels = [40, 36, 31, 27, 22, 18, 13, 9, 4, 1]
-    mse = measure(prior, IMAGES[:2], levels)
+    mse = measure(prior, IMAGES[:2], levels).mse
     log_snr = [-math.inf, *(prior.log_snr(level) for level in levels[1:])]
     costs = step_costs(log_snr, mse)
 
@@ -112,7 +112,7 @@ def test_step_cost_is_the_kl_of_the_raised_variance() -> None:
 def test_price_sets_the_number_of_steps() -> None:
     prior = GaussianPrior()
     levels = [*range(40, 0, -1)]
-    costs = step_costs([-math.inf, *(prior.log_snr(level) for level in levels[1:])], measure(prior, IMAGES, levels))
+    costs = step_costs([-math.inf, *(prior.log_snr(level) for level in levels[1:])], measure(prior, IMAGES, levels).mse)
     lengths = []
     for steps in (2, 4, 8):
         path = shortest_path(costs, choose_price(costs, steps, rate=0.5))

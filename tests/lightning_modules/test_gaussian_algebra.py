@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffpress.codecs.calibration import snr_gain, step_bits
+from diffpress.codecs.bands import step_bits
+from diffpress.codecs.calibration import snr_gain
 from diffpress.lightning_modules.gaussian import alpha_sigma, diffuse, flow_step, kl_bits, posterior
 from diffpress.lightning_modules.priors.flow import flow_log_snr, to_flow, x0_from_velocity
 from diffpress.lightning_modules.priors.stable_diffusion import x0_from

@@ -22,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from diffpress.codecs.calibration import step_bits
+from diffpress.codecs.bands import step_bits
 from diffpress.lightning_modules.priors.flow import flow_log_snr
 
 PRESETS = (12, 20, 54)

@@ -1,0 +1,216 @@
+"""Coordinates in which an estimate's error is far from white, so that a step can be sent in parts of unlike variance.
+
+With one variance of p for all d coordinates a step costs d/2 log2(1 + gain E) bits, E the mean squared error.  The
+logarithm is concave: where the error is spread unevenly, a variance for every part costs less, and the sample is the
+same.  What a denoiser misses is coarse rather than fine and brightness rather than colour, so the coordinates are a
+blockwise cosine transform of opponent colours, and a band is one channel in half an octave of spatial frequency.  The
+transform is orthonormal: q's noise is as white there as it was.  docs/decisions/0053-bands.md has the measurements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from itertools import product
+
+import torch
+from torch import Tensor
+
+BLOCK = 128  # side of a block of the transform; what is left at the right and at the bottom is a narrower one
+RADII = 16  # bands of a channel: the mean of a block, then half-octaves of frequency up to the diagonal
+PART_PRICE = 16.0  # bits that a part must save to be sent by itself: its budget code, the ends of its codeword
+
+OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))  # brightness, red - blue, their mean - green
+
+
+@dataclass(frozen=True)
+class Part:
+    """Bands that a step sends as one message: `size` coordinates in all, `bits` of KL by the calibration."""
+
+    bands: tuple[int, ...]
+    size: int
+    bits: float
+
+
+@dataclass(frozen=True)
+class Region:
+    """A rectangle of whole blocks, all of one shape: `rows` and `columns` of the image, blocks of height x width."""
+
+    rows: slice
+    columns: slice
+    height: int
+    width: int
+
+    def bands(self, channels: int) -> Tensor:
+        """Band of the coefficient (channel, u, v), int64 [channels * height * width]."""
+        radii = [radius(u, v, self.height, self.width) for u, v in product(range(self.height), range(self.width))]
+        return (RADII * torch.arange(channels)[:, None] + torch.tensor(radii)).flatten()
+
+
+class Bands:
+    """The transform of tensors [1, C, h, w] and what belongs to each of its C * RADII bands.
+
+    counts  coefficients of every band
+    """
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self.shape = shape
+        channels, height, width = shape
+        self.regions = [
+            Region(rows, columns, rows_block, columns_block)
+            for (rows, rows_block), (columns, columns_block) in product(_blocks(height), _blocks(width))
+        ]
+        self._bands = [region.bands(channels) for region in self.regions]
+        counts = torch.zeros(channels * RADII, dtype=torch.int64)
+        for region, bands in zip(self.regions, self._bands, strict=True):
+            area = (region.rows.stop - region.rows.start) * (region.columns.stop - region.columns.start)
+            counts += area // (region.height * region.width) * torch.bincount(bands, minlength=len(counts))
+        self.counts: tuple[int, ...] = tuple(counts.tolist())
+
+    def transform(self, x: Tensor) -> list[Tensor]:
+        """Coefficients of x [1, C, h, w]: for every region a matrix [C * height * width, its blocks]."""
+        x = torch.einsum("kc,chw->khw", _colours(self.shape[0]).to(x), x[0])
+        return [
+            torch.einsum("un,chnwm,vm->cuvhw", _cosines(r.height).to(x), self._cut(x, r), _cosines(r.width).to(x))
+            .reshape(len(bands), -1)
+            for r, bands in zip(self.regions, self._bands, strict=True)
+        ]
+
+    def energies(self, coefficients: Sequence[Tensor]) -> list[float]:
+        """Sum of squares of every band."""
+        total = torch.zeros(len(self.counts), dtype=torch.float64)
+        for matrix, bands in zip(coefficients, self._bands, strict=True):
+            total.index_add_(0, bands, matrix.double().square().sum(1).cpu())
+        return total.tolist()
+
+    def gather(self, coefficients: Sequence[Tensor], bands: Iterable[int]) -> Tensor:
+        """The coefficients of `bands` as one vector."""
+        rows = self._rows(bands)
+        found = [matrix[row.to(matrix.device)] for matrix, row in zip(coefficients, rows, strict=True)]
+        return torch.cat([matrix.flatten() for matrix in found])
+
+    def join(self, parts: Sequence[tuple[Iterable[int], Tensor]]) -> Tensor:
+        """The tensor [1, C, h, w] whose coefficients are given as (bands, vector as of `gather`), each band once."""
+        device, dtype = parts[0][1].device, parts[0][1].dtype
+        x = torch.empty(self.shape, device=device, dtype=dtype)
+        matrices = [torch.empty(len(bands), self._cut(x, region)[0, :, 0, :, 0].numel(), device=device, dtype=dtype)
+                    for region, bands in zip(self.regions, self._bands, strict=True)]
+        for bands, vector in parts:
+            start = 0
+            for matrix, row in zip(matrices, self._rows(bands), strict=True):
+                end = start + len(row) * matrix.shape[1]
+                matrix[row.to(device)] = vector[start:end].view(len(row), matrix.shape[1])
+                start = end
+        for region, matrix in zip(self.regions, matrices, strict=True):
+            cut = self._cut(x, region)
+            channels, down, height, across, width = cut.shape
+            cut.copy_(torch.einsum(
+                "un,cuvhw,vm->chnwm", _cosines(height).to(x), matrix.view(channels, height, width, down, across),
+                _cosines(width).to(x),
+            ))  # fmt: skip
+        return torch.einsum("kc,khw->chw", _colours(self.shape[0]).to(x), x)[None]
+
+    @staticmethod
+    def _cut(x: Tensor, region: Region) -> Tensor:
+        """A view of a region's pixels as blocks, [C, down, height, across, width]."""
+        part = x[:, region.rows, region.columns]
+        return part.unflatten(2, (-1, region.width)).unflatten(1, (-1, region.height))
+
+    def _rows(self, bands: Iterable[int]) -> list[Tensor]:
+        """Rows of every region's matrix that belong to `bands`, ascending."""
+        wanted = torch.tensor(sorted(bands))
+        return [torch.isin(own, wanted).nonzero()[:, 0] for own in self._bands]
+
+
+class Whole:
+    """What Bands is, for a calibration that does not know bands: the tensor as it is, as one band."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self.shape, self.counts = shape, (math.prod(shape),)
+
+    def transform(self, x: Tensor) -> list[Tensor]:
+        """See Bands.transform."""
+        return [x.reshape(1, -1)]
+
+    def energies(self, coefficients: Sequence[Tensor]) -> list[float]:
+        """See Bands.energies."""
+        return [float(coefficients[0].double().square().sum())]
+
+    def gather(self, coefficients: Sequence[Tensor], bands: Iterable[int]) -> Tensor:
+        """See Bands.gather."""
+        return coefficients[0][0]
+
+    def join(self, parts: Sequence[tuple[Iterable[int], Tensor]]) -> Tensor:
+        """See Bands.join."""
+        return parts[0][1].view(1, *self.shape)
+
+
+@lru_cache(maxsize=16)
+def bands_of(shape: tuple[int, int, int]) -> Bands:
+    """The bands of tensors [1, *shape]."""
+    return Bands(shape)
+
+
+_Sum = tuple[tuple[int, ...], int, float]  # bands, coordinates, squared error over all of them
+
+
+@lru_cache(maxsize=4096)
+def divide(counts: tuple[int, ...], errors: tuple[float, ...], gain: float) -> tuple[Part, ...]:
+    """The parts in which a step that adds `gain` to the SNR is sent, from the smallest error to the largest.
+
+    counts, errors  coefficients of every band, and their expected squared error
+    Bands of like errors are merged as long as that costs less than PART_PRICE.
+    """
+    known = sorted((error, band) for band, error in enumerate(errors) if counts[band])
+    parts: list[_Sum] = [((band,), counts[band], counts[band] * error) for error, band in known]
+
+    def merged(k: int) -> _Sum:
+        (a, size_a, sum_a), (b, size_b, sum_b) = parts[k : k + 2]
+        return a + b, size_a + size_b, sum_a + sum_b
+
+    def bits(part: _Sum) -> float:
+        return step_bits(part[1], gain * part[2] / part[1])
+
+    while len(parts) > 1:
+        losses = [bits(merged(k)) - bits(parts[k]) - bits(parts[k + 1]) for k in range(len(parts) - 1)]
+        least = min(range(len(losses)), key=losses.__getitem__)
+        if losses[least] >= PART_PRICE:
+            break
+        parts[least : least + 2] = [merged(least)]
+    return tuple(Part(part[0], part[1], bits(part)) for part in parts)
+
+
+def step_bits(dimensions: int, energy: float) -> float:
+    """KL in bits of a step whose whitened mean difference has |mu|^2 / d = `energy`, at the best variance."""
+    return 0.5 * dimensions * math.log2(1 + energy)
+
+
+def radius(u: int, v: int, height: int, width: int) -> int:
+    """The half-octave of frequency (u / height, v / width), 0 for none; by integers, so that every machine agrees."""
+    square = BLOCK**2 * (u**2 * width**2 + v**2 * height**2) // (height**2 * width**2)
+    return min(square.bit_length(), RADII - 1)
+
+
+def _blocks(length: int) -> list[tuple[slice, int]]:
+    """(pixels, side of their blocks) that make up `length` pixels."""
+    whole = length // BLOCK * BLOCK
+    pieces = [(slice(0, whole), BLOCK), (slice(whole, length), length - whole)]
+    return [(where, side) for where, side in pieces if where.stop > where.start]
+
+
+@cache
+def _cosines(size: int) -> Tensor:
+    """The orthonormal cosine transform (DCT-II), float32 [frequency, place]."""
+    places = torch.arange(size, dtype=torch.float64)
+    matrix = torch.cos(math.pi / (2 * size) * (2 * places + 1) * places[:, None]) * math.sqrt(2 / size)
+    matrix[0] /= math.sqrt(2)
+    return matrix.float()
+
+
+@cache
+def _colours(channels: int) -> Tensor:
+    """An orthonormal change of channels, float32 [C, C]: opponent colours for three, none for latents."""
+    matrix = torch.tensor(OPPONENT) if channels == 3 else torch.eye(channels)
+    return matrix / torch.linalg.vector_norm(matrix, dim=1, keepdim=True)
