@@ -92,9 +92,9 @@ class DiffC:
         if len(names) > MAX_PRESETS or max(one.levels[0] for one in schedules) >= model.num_levels:
             raise CodecError(f"a schedule has at most {MAX_PRESETS} presets, of levels below {model.num_levels}")
         known = RADII * model.shape((BLOCK, BLOCK))[0]
-        for bands in (one.bands for one in schedules if one.bands is not None):
-            if len(bands[0]) != known:
-                raise CodecError(f"the schedule knows {len(bands[0])} bands, and this model has {known}")
+        for one in schedules:
+            if one.bands is not None and len(one.bands[0]) != known:
+                raise CodecError(f"the schedule knows {len(one.bands[0])} bands, and this model has {known}")
         if flow_steps < 1:
             raise CodecError("--flow-steps must be at least 1")
         self.schedules, self.preset, self.coder = schedules, names.index(preset), list(CODERS).index(coder)
@@ -189,9 +189,9 @@ class DiffC:
     def _run_ideal(self, plan: Plan, start: State, x0: Tensor, steps: int, limit: float) -> Chain[int | None]:
         """The one budget code that suits a small image best, from a dry run without coder; None for a large one.
 
-        A byte per part is worth it as soon as these bytes are a small share of the file.
+        A byte per part is worth it as soon as these bytes are a small share of the file, or save more than they are.
         """
-        state, expected, codes = start, 0.0, 0
+        common, state, expected, codes = replace(plan, budgets=False), start, 0.0, 0
         for _ in range(steps):
             target = self.chain.target(plan, state, 0)
             parts = self.chain.parts(plan, state, target)
@@ -201,20 +201,21 @@ class DiffC:
                 break
         if 8 * codes <= SIDE_SHARE * min(expected, 8 * limit):
             return None
-        state, actual, expected = start, 0.0, 0.0
+        state, expected, whole, in_parts = start, 0.0, 0.0, 0.0
         bands = self.chain.bands(plan, x0)
         for _ in range(steps):
             target = self.chain.target(plan, state, 0)
             x_hat = yield state.denoise()
             gain, energies = self.chain.gain(state, target), bands.energies(bands.transform(x0 - x_hat))
             for part in self.chain.parts(plan, state, target):
-                actual += step_bits(part.size, gain * sum(energies[band] for band in part.bands) / part.size)
-                expected += part.bits
+                in_parts += 8 + step_bits(part.size, gain * sum(energies[band] for band in part.bands) / part.size)
+            whole += step_bits(x0.numel(), gain * sum(energies) / x0.numel())
+            expected += sum(part.bits for part in self.chain.parts(common, state, target))
             mu = math.sqrt(gain) * (x0 - x_hat).flatten()
             state = self.chain.advance(state, x_hat, target, mu + self.chain.noise(state.steps, x0.numel()))
-            if expected > 8 * limit:
+            if min(whole, in_parts) > 8 * limit:
                 break
-        return budget_code(actual / expected)
+        return None if in_parts <= (1 + SIDE_SHARE) * whole else budget_code(whole / expected)
 
     def _send(
         self,

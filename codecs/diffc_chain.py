@@ -105,14 +105,17 @@ class SharedChain:
     def bands(self, plan: Plan, z: Tensor) -> Bands | Whole:
         """The coordinates in which steps of a chain over tensors like z [1, C, h, w] are sent."""
         channels, height, width = z.shape[1:]
-        known = self.schedules[plan.preset].bands is not None
-        return (bands_of if known else Whole)((channels, height, width))
+        return (Whole if self.errors(plan) is None else bands_of)((channels, height, width))
+
+    def errors(self, plan: Plan) -> tuple[tuple[float, ...], ...] | None:
+        """Expected errors of all bands, where steps are sent in parts; one budget for all does not suit each band."""
+        return self.schedules[plan.preset].bands if plan.budgets else None
 
     def parts(self, plan: Plan, state: State, target: int) -> tuple[Part, ...]:
         """The messages of the step from `state` to level `target`, with their calibrated KL."""
-        schedule = self.schedules[plan.preset]
-        errors = (schedule.mse[state.steps],) if schedule.bands is None else schedule.bands[state.steps]
-        return divide(self.bands(plan, state.z).counts, errors, self.gain(state, target))
+        errors = self.errors(plan)
+        row = errors[state.steps] if errors is not None else (self.schedules[plan.preset].mse[state.steps],)
+        return divide(self.bands(plan, state.z).counts, row, self.gain(state, target))
 
     def messages(self, parts: Sequence[Part], codes: Sequence[int], step: int) -> list[Message]:
         """What the parts of step number `step` carry under their budget codes."""

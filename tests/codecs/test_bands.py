@@ -50,11 +50,11 @@ def test_bands_are_frequencies_and_colours() -> None:
     assert busiest(grey * torch.tensor([1.0, 0.0, -1.0])[:, None, None]) == RADII
     assert busiest(grey * torch.tensor([1.0, -2.0, 1.0])[:, None, None]) == 2 * RADII
     assert [radius(0, v, BLOCK, BLOCK) for v in (0, 1, 2, 8, 64, 127)] == [0, 1, 3, 7, 13, 14]
-    assert radius(0, 3, 1, 6) == radius(0, BLOCK // 2, BLOCK, BLOCK)  # half of the highest frequency, in a block of any size
+    assert radius(0, 3, 1, 6) == radius(0, BLOCK // 2, BLOCK, BLOCK)  # in a block of any size
 
 
 def test_parts_hold_every_band_once_and_save_what_they_cost() -> None:
-    counts, gain = Bands((3, 96, 96)).counts, 30.0
+    counts, gain = Bands((3, 96, 96)).counts, 300.0
     errors = tuple(0.1 * 0.7**(band % RADII) for band in range(len(counts)))
     parts = divide(counts, errors, gain)
     assert sorted(band for part in parts for band in part.bands) == [b for b, count in enumerate(counts) if count]
@@ -92,6 +92,20 @@ def test_bands_save_bits_at_equal_quality(tiny_prior: Path) -> None:
     limited, quality = through_a_file(banded, bpp=2.0)
     assert 0.9 * 2.0 < 8 * limited / image[0].numel() <= 2.0
     assert quality > through_a_file(whole, bpp=2.0)[1] + 0.5
+
+
+def test_parts_are_sent_where_they_pay_for_their_budgets(tiny_prior: Path) -> None:
+    banded = DiffC(load_model(tiny_prior, device="cpu"))
+    whole = without_bands(banded)
+    chosen = []
+    for side in (8, 16, 48):
+        image = synthetic_photo(side, side)
+        stream, plain = (codec.encode(image, segments=2) for codec in (banded, whole))
+        assert stream.payload_bits <= 1.02 * plain.payload_bits + 24
+        assert len(container.read(container.write(stream, banded), banded).segments) == 2
+        chosen.append(Plan.from_bytes(stream.header.params).budgets)
+    assert chosen[0] is False
+    assert chosen[-1] is True
 
 
 def test_another_calibration_is_another_model(tiny_prior: Path) -> None:

@@ -25,6 +25,7 @@ FILES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("trellis.dfc", "diffc", {"coder": "trellis"}, {"bpp": 2.0}),
     ("trellis-small.dfc", "diffc", {"coder": "trellis"}, {"segments": 2}),
     ("pfr.dfc", "diffc", {"coder": "pfr"}, {"segments": 3}),
+    ("bands.dfc", "diffc", {"schedule": str(GOLDEN / "bands.json")}, {}),
     ("portable.uqdm", "uqdm", {"portable": True}, {"lossless": True}),
 ]
 
@@ -52,9 +53,11 @@ def test_refresh() -> None:
     denoiser.save(folder)
     (folder / "prior.json").write_text('{"log_snr": [13.0, -8.0]}\n')
     levels = [600, 500, 420, 350, 300, 260]
-    mse = measure(load_model(folder, device="cpu"), [photo], [1000, *levels[:-1]]).mse.mean(0)
-    table = {"presets": [{"name": "default", "levels": levels, "mse": [float(f"{m:.5g}") for m in mse]}]}
-    (folder / "calibration.json").write_text(json.dumps(table) + "\n")
+    errors = measure(load_model(folder, device="cpu"), [photo], [1000, *levels[:-1]])
+    preset = {"name": "default", "levels": levels, "mse": [float(f"{m:.5g}") for m in errors.mse.mean(0)]}
+    (folder / "calibration.json").write_text(json.dumps({"presets": [preset]}) + "\n")
+    bands = [[float(f"{m:.4g}") for m in row] for row in errors.bands]
+    (GOLDEN / "bands.json").write_text(json.dumps({"presets": [preset | {"bands": bands}]}) + "\n")
     network = ScoreNetConfig(
         embedding_dim=8, norm_groups=4, mid_attention=False, use_fourier_features=False, patch_size=2,
         preconditioned=True,
