@@ -1,6 +1,7 @@
-"""The README's table of Kodak: PSNR and MS-SSIM at equal rates, BD-rates, and lossless rates.
+r"""The README's table of Kodak: PSNR and MS-SSIM at equal rates, BD-rates, and lossless rates.
 
-    python benchmarks/kodak_table.py --records "[runs/kodak/records]" --prefixes "[docs/results/kodak-diffc-default.json]"
+    python benchmarks/kodak_table.py --records "[runs/kodak/records]" \
+        --prefixes "[docs/results/kodak-diffc-default.json]"
 
 records   what `evaluate.py -o runs/kodak` measured, every codec of it
 prefixes  what kodak_prefixes.py measured
