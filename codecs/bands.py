@@ -33,6 +33,10 @@ class Part:
     size: int
     bits: float
 
+    def needed(self, gain: float, energies: Sequence[float]) -> float:
+        """KL in bits for an image whose squared error in every band is `energies`, when the step adds `gain`."""
+        return step_bits(self.size, gain * sum(energies[band] for band in self.bands) / self.size)
+
 
 @dataclass(frozen=True)
 class Region:

@@ -15,6 +15,7 @@ How a calibration is made is in evaluation/calibrate.py; this file only reads it
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,12 @@ class Schedule:
 def snr_gain(log_snr_s: float, log_snr_t: float) -> float:
     """SNR_s - SNR_t; log_snr_t = -inf means pure noise."""
     return math.exp(log_snr_s) - math.exp(log_snr_t)
+
+
+def fingerprint_text(schedules: Sequence[Schedule]) -> str:
+    """What enters the fingerprint of a model that is used with other presets than those beside it."""
+    bands = [one.bands for one in schedules if one.bands is not None]
+    return repr(schedules) + (repr(bands) if bands else "")
 
 
 def find_schedules(prior: Prior, name: str | None = None) -> tuple[list[Schedule], bool]:

@@ -8,7 +8,8 @@ relative to the calibrated one, where the file is large enough to afford it, and
 needs the network, so a file decodes on every device.  Decoding ends with a reconstruction of the decoder's choice: the
 denoiser's estimate ("mse"), the average of its estimates in the picture's eight orientations ("ensemble"), the
 probability flow ("flow", DiffC-F) or ancestral sampling ("ancestral", DiffC-A).  What both sides compute alike is in
-diffc_chain.py, what a file says besides its payloads in diffc_plan.py.
+diffc_chain.py, what only the encoder decides in diffc_sender.py, what a file says besides its payloads in
+diffc_plan.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -24,21 +25,15 @@ from torch import Tensor
 
 from ..lightning_modules.priors.base import Prior
 from . import container
-from .bands import BLOCK, RADII, Bands, Whole, step_bits
+from .bands import BLOCK, RADII
 from .base import CodecError, Header, Stream, check_image, check_model, register
-from .calibration import Schedule, find_schedules
-from .diffc_chain import RECONSTRUCTIONS, Message, SharedChain, State, budget_code
+from .calibration import Schedule, find_schedules, fingerprint_text
+from .diffc_chain import RECONSTRUCTIONS, SharedChain, State
 from .diffc_plan import CODERS, FAST, MAX_PRESETS, Plan, Side
-from .exact import decode_exact, encode_exact, exact_size
+from .diffc_sender import Progress, Sender
+from .exact import decode_exact, exact_size
 from .lockstep import Chain, run
 from .reverse_channel import CoderError, PayloadError
-from .reverse_channel.base import Vector
-
-SIDE_SHARE = 0.02  # the budget of each part travels in the file when these bytes are at most this share of it
-
-EXACT_ERROR = (16 / 127.5) ** 2  # mean squared error of the estimate from which an exact segment is tried
-
-Progress = Callable[[int, int], None]
 
 
 @register("diffc")
@@ -102,9 +97,7 @@ class DiffC:
         self.guidance, self.denoising_guidance = guidance, denoising_guidance
         self.fingerprint = model.fingerprint
         if not beside:
-            bands = [one.bands for one in schedules if one.bands is not None]
-            text = repr(schedules) + (repr(bands) if bands else "")
-            self.fingerprint = hashlib.sha256(model.fingerprint + text.encode()).digest()[:4]
+            self.fingerprint = hashlib.sha256(model.fingerprint + fingerprint_text(schedules).encode()).digest()[:4]
 
     @property
     def max_segments(self) -> int:
@@ -170,151 +163,18 @@ class DiffC:
         steps = len(self.schedules[self.preset].levels)
         if segments is not None and not 1 <= segments <= steps:
             raise CodecError(f"--segments must lie between 1 and {steps} for this preset")
-        steps = segments or steps
         limit = math.inf if bpp is None or lossless else math.floor(bpp * size[0] * size[1] / 8)
         side = Side(prompt, self.guidance, self.denoising_guidance)
-        x0 = self.prior.encode(image[None])
-        state = self.chain.start(size, side)
         plan = Plan(self.preset, self.coder, True, lossless, side=bool(side.to_bytes()))
-        ideal = yield from self._run_ideal(plan, state, x0, steps, limit)
-        if ideal is not None:
-            plan = replace(plan, budgets=False)
-        stream = Stream(Header(self.name, *size, self.fingerprint, plan.to_bytes()), ())
-        exact = image if lossless else None
-        stream = yield from self._send(stream, plan, side, state, x0, steps, limit, ideal, exact, progress)
+        header = Header(self.name, *size, self.fingerprint, plan.to_bytes())
+        sender = Sender(
+            self.chain, plan, side, self.prior.encode(image[None]), image if lossless else None, segments or steps,
+            limit, lambda stream: len(container.write(stream, self)), progress,
+        )  # fmt: skip
+        stream = yield from sender.send(header)
         if not stream.segments:
             raise CodecError(f"{bpp} bpp is too little for one step of a {size[1]} x {size[0]} image")
         return stream
-
-    def _run_ideal(self, plan: Plan, start: State, x0: Tensor, steps: int, limit: float) -> Chain[int | None]:
-        """The one budget code that suits a small image best, from a dry run without coder; None for a large one.
-
-        A byte per part is worth it as soon as these bytes are a small share of the file, or save more than they are.
-        """
-        common, state, expected, codes = replace(plan, budgets=False), start, 0.0, 0
-        for _ in range(steps):
-            target = self.chain.target(plan, state, 0)
-            parts = self.chain.parts(plan, state, target)
-            expected, codes = expected + sum(part.bits for part in parts), codes + len(parts)
-            state = replace(state, level=target, steps=state.steps + 1)
-            if expected > 8 * limit:
-                break
-        if 8 * codes <= SIDE_SHARE * min(expected, 8 * limit):
-            return None
-        state, expected, whole, in_parts = start, 0.0, 0.0, 0.0
-        bands = self.chain.bands(plan, x0)
-        for _ in range(steps):
-            target = self.chain.target(plan, state, 0)
-            x_hat = yield state.denoise()
-            gain, energies = self.chain.gain(state, target), bands.energies(bands.transform(x0 - x_hat))
-            for part in self.chain.parts(plan, state, target):
-                in_parts += 8 + step_bits(part.size, gain * sum(energies[band] for band in part.bands) / part.size)
-            whole += step_bits(x0.numel(), gain * sum(energies) / x0.numel())
-            expected += sum(part.bits for part in self.chain.parts(common, state, target))
-            mu = math.sqrt(gain) * (x0 - x_hat).flatten()
-            state = self.chain.advance(state, x_hat, target, mu + self.chain.noise(state.steps, x0.numel()))
-            if min(whole, in_parts) > 8 * limit:
-                break
-        return None if in_parts <= (1 + SIDE_SHARE) * whole else budget_code(whole / expected)
-
-    def _send(
-        self,
-        stream: Stream,
-        plan: Plan,
-        side: Side,
-        state: State,
-        x0: Tensor,
-        steps: int,
-        limit: float,
-        common: int | None,
-        exact: Tensor | None,
-        progress: Progress | None,
-    ) -> Chain[Stream]:
-        """Add segments until `steps` are sent or the file would grow beyond `limit` bytes.
-
-        exact  image to restore exactly: steps are sent as long as each one saves more in the last segment than it costs
-        """
-        whole: Stream | None = None
-        for index in range(steps + (exact is not None)):
-            x_hat = yield state.denoise()
-            if exact is not None and (index == steps or float((x0 - x_hat).square().mean()) < EXACT_ERROR):
-                closed = replace(stream, segments=(*stream.segments, encode_exact(exact, x_hat[0])))
-                if whole is not None and closed.payload_bits >= whole.payload_bits:
-                    break
-                whole = closed
-                if index == steps:
-                    break
-            fitted = self._fit(stream, plan, side, state, x0 - x_hat, limit, common)
-            if fitted is None:
-                break
-            stream, target, sample, partial = fitted
-            state = self.chain.advance(state, x_hat, target, sample)
-            if progress:
-                progress(index + 1, steps)
-            if partial:
-                params = replace(plan, partial=partial).to_bytes()
-                stream = replace(stream, header=replace(stream.header, params=params))
-                break
-        return whole or stream
-
-    def _fit(
-        self, stream: Stream, plan: Plan, side: Side, state: State, difference: Tensor, limit: float,
-        common: int | None,
-    ) -> tuple[Stream, int, Tensor, int] | None:
-        """The next step, as far as `limit` allows: (longer stream, level reached, sample, partial), or None.
-
-        Without a limit the step is sent whole.  Else the bits of a shorter step are known in advance, because
-        |mu|^2 = (SNR_s - SNR_t) |x - x0_hat|^2; the overhead of a coder that cannot tell is learned by trying.
-        """
-        bands = self.chain.bands(plan, difference)
-        coefficients = bands.transform(difference)
-        energies = bands.energies(coefficients)
-        room = limit - len(container.write(stream, self))
-        overhead = 1.0
-        for partial in (0, *range(255, 0, -1)):
-            target = self.chain.target(plan, state, partial)
-            if target == state.level:
-                return None
-            gain = self.chain.gain(state, target)
-            parts = self.chain.parts(plan, state, target)
-            codes = [common] * len(parts) if common is not None else [
-                budget_code(step_bits(one.size, gain * sum(energies[b] for b in one.bands) / one.size) / one.bits)
-                for one in parts
-            ]  # fmt: skip
-            messages = self.chain.messages(parts, codes, state.steps)
-            budget = sum(message.bits for message in messages)
-            if overhead * budget > 8 * room:
-                continue
-            lead = bytes(codes) if plan.budgets else bytes(codes[:1]) if not stream.segments else b""
-            if not stream.segments:
-                lead = side.to_bytes() + lead
-
-            def with_payload(payload: bytes, lead: bytes = lead) -> Stream:
-                return replace(stream, segments=(*stream.segments, lead + payload))
-
-            coder = plan.make_coder(budget)
-            sent = [message for message in messages if message.bits]
-            sizes = [coder.fixed_size(one.part.size, one.bits, one.key) for one in sent]
-            known = [size for size in sizes if size is not None]
-            if known == sizes and len(container.write(with_payload(bytes(sum(known))), self)) > limit:
-                continue
-            means = [math.sqrt(gain) * bands.gather(coefficients, one.part.bands) for one in sent]
-            coded = coder.encode_many(means, [one.bits for one in sent], [one.key for one in sent])
-            payload = b"".join(data for data, _ in coded)
-            longer = with_payload(payload)
-            if len(container.write(longer, self)) <= limit:
-                sample = self._join(bands, messages, [sample for _, sample in coded])
-                return longer, target, sample, partial
-            overhead = max(1.005 * overhead, 8 * len(payload) / budget) if budget else math.inf
-        return None
-
-    def _join(self, bands: Bands | Whole, messages: Sequence[Message], samples: Sequence[Vector]) -> Tensor:
-        """A step's sample [1, C, h, w] from those of its messages that were sent, and shared noise for the others."""
-        given = iter(samples)
-        return bands.join([
-            (one.part.bands, torch.as_tensor(next(given)) if one.bits else self.chain.noise(one.key, one.part.size))
-            for one in messages
-        ])
 
     # ---- decoding ------------------------------------------------------------------------------------------------
 
@@ -380,7 +240,7 @@ class DiffC:
         index = state.steps
         segment = stream.segments[index]
         partial = plan.partial if index == stream.announced - plan.lossless - 1 else 0
-        target, messages, lead = self._messages(plan, state, partial, stream.segments[:index], segment)
+        target, messages, lead = self.chain.read(plan, state, partial, stream.segments[:index], segment)
         sent, payloads = [message for message in messages if message.bits], []
         coder, rest = plan.make_coder(sum(message.bits for message in messages)), memoryview(segment)[lead:]
         try:
@@ -394,18 +254,9 @@ class DiffC:
             )
         except CoderError as error:
             raise CodecError(f"segment {index + 1} is damaged: {error}") from error
-        sample = self._join(self.chain.bands(plan, state.z), messages, samples)
+        sample = self.chain.join(self.chain.bands(plan, state.z), messages, samples)
         x_hat = yield state.denoise()
         return self.chain.advance(state, x_hat, target, sample)
-
-    def _messages(
-        self, plan: Plan, state: State, partial: int, before: Sequence[bytes], segment: bytes | memoryview
-    ) -> tuple[int, list[Message], int]:
-        """(level reached, messages, bytes in front of their payloads) of the segment behind those `before`."""
-        target = self.chain.target(plan, state, partial)
-        parts = self.chain.parts(plan, state, target)
-        codes, lead = plan.read_codes(before, segment, len(parts))
-        return target, self.chain.messages(parts, codes, state.steps), lead
 
     # ---- what the container asks -----------------------------------------------------------------------------------
 
@@ -426,7 +277,7 @@ class DiffC:
         shape = self.prior.shape((header.height, header.width))
         state = State(torch.empty(1, *shape, device="meta"), level, None, index)
         partial = plan.partial if index == count - plan.lossless - 1 else 0
-        _, messages, size = self._messages(plan, state, partial, before, rest)
+        _, messages, size = self.chain.read(plan, state, partial, before, rest)
         coder = plan.make_coder(sum(message.bits for message in messages))
         try:
             for one in messages:

@@ -23,6 +23,7 @@ from .base import CodecError
 from .calibration import Schedule, snr_gain
 from .diffc_plan import Plan, Side
 from .lockstep import Chain, Denoise
+from .reverse_channel.base import Vector
 
 RECONSTRUCTIONS = ("mse", "ensemble", "flow", "ancestral")
 NO_BITS, NOMINAL = 0, 128  # budget codes: nothing is sent; exactly the calibrated KL
@@ -124,6 +125,23 @@ class SharedChain:
             Message(part, part.bits * factor, step + j * PART_KEY)
             for j, (part, factor) in enumerate(zip(parts, factors, strict=True))
         ]
+
+    def read(
+        self, plan: Plan, state: State, partial: int, before: Sequence[bytes], segment: bytes | memoryview
+    ) -> tuple[int, list[Message], int]:
+        """(level reached, messages, bytes in front of their payloads) of the segment behind those `before`."""
+        target = self.target(plan, state, partial)
+        parts = self.parts(plan, state, target)
+        codes, lead = plan.read_codes(before, segment, len(parts))
+        return target, self.messages(parts, codes, state.steps), lead
+
+    def join(self, bands: Bands | Whole, messages: Sequence[Message], samples: Sequence[Vector]) -> Tensor:
+        """A step's sample [1, C, h, w] from those of its messages that were sent, and shared noise for the others."""
+        given = iter(samples)
+        return bands.join([
+            (one.part.bands, torch.as_tensor(next(given)) if one.bits else self.noise(one.key, one.part.size))
+            for one in messages
+        ])
 
     def advance(self, state: State, x_hat: Tensor, target: int, sample: Tensor) -> State:
         """The state at level `target`, reached by a whitened `sample` of q(z_s | z_t, x), of any shape."""
