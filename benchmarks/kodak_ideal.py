@@ -4,8 +4,8 @@
 
 Every step is a true sample of q that costs KL(q || p) and nothing else (codecs/hypothetical.py).  Rates and PSNR are
 means over photos after each of `--steps`, as evaluate.py averages prefixes, or PSNR at `--rates`, interpolated on each
-photo's curve as kodak_prefixes.py does; `evaluate.py --plot` draws them dotted.
-With --every and --first two processes share the photos, --merge puts their results together (see kodak_prefixes.py).
+photo's curve as kodak_rates.py does; `evaluate.py --plot` draws them dotted.
+With --every and --first two processes share the photos, --merge puts their results together (see kodak_rates.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jsonargparse import auto_cli
-from kodak_prefixes import mean_at
+from kodak_rates import mean_at
 
 from diffpress import __version__
 from diffpress.codecs.diffc import DiffC

@@ -1,12 +1,12 @@
 r"""The README's table of Kodak: PSNR and MS-SSIM at equal rates, BD-rates, and lossless rates.
 
-    python benchmarks/kodak_table.py --records "[runs/kodak/records]" \
-        --prefixes "[docs/results/kodak-diffc-default.json]"
+    python benchmarks/kodak_table.py --records "[runs/kodak/records]" --files "[docs/results/kodak-diffc-default.json]"
 
-records   what `evaluate.py -o runs/kodak` measured, every codec of it
-prefixes  what kodak_prefixes.py measured
+records  what `evaluate.py -o runs/kodak` measured, every codec of it
+files    what kodak_rates.py measured
 Figures at a rate are interpolated on each image's own curve, linearly in dB over log rate, and averaged over the images
-whose curve reaches the rate; their number is given where it is not all.  BD-rates are means over images.
+whose curve reaches the rate; their number is given where it is not all.  A file made for a rate is up to 1 % smaller,
+and counts as it is.  BD-rates are means over images.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def of_records(folder: Path) -> tuple[dict[str, Curve], dict[str, float]]:
     return curves, lossless
 
 
-def of_prefixes(path: Path) -> dict[str, Curve]:
+def of_files(path: Path) -> dict[str, Curve]:
     """Curve by image."""
     return {
         Path(one["image"]).stem: list(zip(one["bpp"], one["psnr"], one["ms_ssim"], strict=True))
@@ -49,7 +49,7 @@ def of_prefixes(path: Path) -> dict[str, Curve]:
 
 def at(curves: dict[str, Curve], rate: float) -> str:
     """Mean PSNR and MS-SSIM at `rate`, and how many images reach it."""
-    reached = [curve for curve in curves.values() if curve and curve[0][0] <= rate <= curve[-1][0]]
+    reached = [curve for curve in curves.values() if curve and curve[0][0] <= rate <= 1.01 * curve[-1][0]]
     if not reached:
         return ""
     columns = [tuple(zip(*curve, strict=True)) for curve in reached]
@@ -73,14 +73,14 @@ def against(curves: dict[str, Curve], anchors: dict[str, Curve], lowest: float, 
 
 def main(
     records: list[Path] = [],  # noqa: B006
-    prefixes: list[Path] = [],  # noqa: B006
+    files: list[Path] = [],  # noqa: B006
     rates: list[float] = [0.1, 0.25, 0.5, 1.0],  # noqa: B006
     anchors: list[str] = ["jpeg", "webp", "avif"],  # noqa: B006
     bd_range: tuple[float, float] = (0.05, 1.2),
 ) -> None:
     """Print the table."""
     found = {path.name: of_records(path) for root in records for path in sorted(root.iterdir())}
-    curves = {name: pair[0] for name, pair in found.items()} | {path.stem: of_prefixes(path) for path in prefixes}
+    curves = {name: pair[0] for name, pair in found.items()} | {path.stem: of_files(path) for path in files}
     print("| codec |" + "".join(f" {rate} bpp |" for rate in rates) + "".join(f" BD-rate vs {a} |" for a in anchors)
           + " lossless bpd |")
     print("|---" * (len(rates) + len(anchors) + 2) + "|")

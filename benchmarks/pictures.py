@@ -80,6 +80,7 @@ def main(
 ) -> None:
     """Write progressive.png and low-rate.png to the folder `out`, from the middle `side` x `side` pixels of `photo`."""
     whole = read_image(photo)
+    out.mkdir(parents=True, exist_ok=True)
     top, left = (whole.shape[1] - side) // 2, (whole.shape[2] - side) // 2
     image = whole[:, top : top + side, left : left + side].contiguous()
     draw([prefixes("DiffC", image, rates), prefixes("UQDM", image, [0.5, 1, 2, 4, 8, 16])], out / "progressive.png")

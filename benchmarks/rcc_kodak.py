@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/rcc_kodak.py ../shared/data/kodak --every 3 --preset fast --bpp 1.0 --threads 1
 
-Runs kodak_prefixes.py with --coder trellis and --coder pfr (truncated search, 14-bit chunks, 2^16 candidates, Zipf)
+Runs kodak_rates.py with --coder trellis and --coder pfr (truncated search, 14-bit chunks, 2^16 candidates, Zipf)
 and compares the two curves of each photo, rate of every prefix file against PSNR: all prefixes, and those from 0.1 bpp
 up, because the first ones of a few hundred bytes show nothing one would keep.  Curves that are in the output folder
 already are not measured again: delete them to do so.
@@ -19,7 +19,7 @@ from jsonargparse import auto_cli
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
-import kodak_prefixes  # noqa: E402
+import kodak_rates  # noqa: E402
 
 from diffpress.evaluation.bd import bd_rate, overlap  # noqa: E402
 
@@ -48,7 +48,9 @@ def main(
         path = out / f"{coder}.json"
         if not path.exists():
             unfinished = out / f"{coder}-unfinished.json"
-            kodak_prefixes.main(data, unfinished, model, bpp, preset, coder, every, threads=threads)
+            kodak_rates.main(
+                data, unfinished, model, prefixes=bpp, preset=preset, coder=coder, every=every, threads=threads
+            )
             unfinished.rename(path)
         curves[coder] = {curve["image"]: curve for curve in json.loads(path.read_text())}
     deltas: dict[float, list[float]] = {0.0: [], LOWEST: []}

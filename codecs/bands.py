@@ -56,21 +56,21 @@ class Region:
 class Bands:
     """The transform of tensors [1, C, h, w] and what belongs to each of its C * RADII bands.
 
+    block   side of its blocks
     counts  coefficients of every band
     """
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
+    def __init__(self, shape: tuple[int, int, int], block: int = BLOCK) -> None:
         self.shape = shape
         channels, height, width = shape
         self.regions = [
             Region(rows, columns, rows_block, columns_block)
-            for (rows, rows_block), (columns, columns_block) in product(_blocks(height), _blocks(width))
+            for (rows, rows_block), (columns, columns_block) in product(_blocks(height, block), _blocks(width, block))
         ]
         self._bands = [region.bands(channels) for region in self.regions]
         counts = torch.zeros(channels * RADII, dtype=torch.int64)
         for region, bands in zip(self.regions, self._bands, strict=True):
-            area = (region.rows.stop - region.rows.start) * (region.columns.stop - region.columns.start)
-            counts += area // (region.height * region.width) * torch.bincount(bands, minlength=len(counts))
+            counts += math.prod(self._grid(region)) * torch.bincount(bands, minlength=len(counts))
         self.counts: tuple[int, ...] = tuple(counts.tolist())
 
     def transform(self, x: Tensor) -> list[Tensor]:
@@ -95,19 +95,34 @@ class Bands:
         found = [matrix[row.to(matrix.device)] for matrix, row in zip(coefficients, rows, strict=True)]
         return torch.cat([matrix.flatten() for matrix in found])
 
+    def weaken(self, x: Tensor, scale: float) -> Tensor:
+        """x [1, C, h, w] with every band of every single block multiplied by u / (1 + u), u = scale * mean square."""
+        matrices = self.transform(x)
+        for matrix, bands in zip(matrices, self._bands, strict=True):
+            bands = bands.to(matrix.device)
+            sums = matrix.new_zeros(len(self.counts), matrix.shape[1]).index_add_(0, bands, matrix.square())
+            u = scale * sums / torch.bincount(bands, minlength=len(sums)).clamp(min=1)[:, None]
+            matrix *= (u / (1 + u))[bands]
+        return self.invert(matrices)
+
     def join(self, parts: Sequence[tuple[Iterable[int], Tensor]]) -> Tensor:
         """The tensor [1, C, h, w] whose coefficients are given as (bands, vector as of `gather`), each band once."""
-        device, dtype = parts[0][1].device, parts[0][1].dtype
-        x = torch.empty(self.shape, device=device, dtype=dtype)
-        matrices = [torch.empty(len(bands), self._cut(x, region)[0, :, 0, :, 0].numel(), device=device, dtype=dtype)
-                    for region, bands in zip(self.regions, self._bands, strict=True)]
+        matrices = [
+            parts[0][1].new_empty(len(bands), math.prod(self._grid(region)))
+            for region, bands in zip(self.regions, self._bands, strict=True)
+        ]
         for bands, vector in parts:
             start = 0
             for matrix, row in zip(matrices, self._rows(bands), strict=True):
                 end = start + len(row) * matrix.shape[1]
-                matrix[row.to(device)] = vector[start:end].view(len(row), matrix.shape[1])
+                matrix[row.to(matrix.device)] = vector[start:end].view(len(row), matrix.shape[1])
                 start = end
-        for region, matrix in zip(self.regions, matrices, strict=True):
+        return self.invert(matrices)
+
+    def invert(self, coefficients: Sequence[Tensor]) -> Tensor:
+        """The tensor [1, C, h, w] that has these coefficients, as `transform` gives them."""
+        x = coefficients[0].new_empty(self.shape)
+        for region, matrix in zip(self.regions, coefficients, strict=True):
             cut = self._cut(x, region)
             channels, down, height, across, width = cut.shape
             cut.copy_(torch.einsum(
@@ -121,6 +136,12 @@ class Bands:
         """A view of a region's pixels as blocks, [C, down, height, across, width]."""
         part = x[:, region.rows, region.columns]
         return part.unflatten(2, (-1, region.width)).unflatten(1, (-1, region.height))
+
+    @staticmethod
+    def _grid(region: Region) -> tuple[int, int]:
+        """Blocks of a region, (down, across)."""
+        down, across = (where.stop - where.start for where in (region.rows, region.columns))
+        return down // region.height, across // region.width
 
     def _rows(self, bands: Iterable[int]) -> list[Tensor]:
         """Rows of every region's matrix that belong to `bands`, ascending."""
@@ -152,9 +173,9 @@ class Whole:
 
 
 @lru_cache(maxsize=16)
-def bands_of(shape: tuple[int, int, int]) -> Bands:
+def bands_of(shape: tuple[int, int, int], block: int = BLOCK) -> Bands:
     """The bands of tensors [1, *shape]."""
-    return Bands(shape)
+    return Bands(shape, block)
 
 
 _Sum = tuple[tuple[int, ...], int, float]  # bands, coordinates, squared error over all of them
@@ -197,10 +218,10 @@ def radius(u: int, v: int, height: int, width: int) -> int:
     return min(square.bit_length(), RADII - 1)
 
 
-def _blocks(length: int) -> list[tuple[slice, int]]:
+def _blocks(length: int, block: int) -> list[tuple[slice, int]]:
     """(pixels, side of their blocks) that make up `length` pixels."""
-    whole = length // BLOCK * BLOCK
-    pieces = [(slice(0, whole), BLOCK), (slice(whole, length), length - whole)]
+    whole = length // block * block
+    pieces = [(slice(0, whole), block), (slice(whole, length), length - whole)]
     return [(where, side) for where, side in pieces if where.stop > where.start]
 
 

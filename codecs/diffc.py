@@ -35,6 +35,8 @@ from .exact import decode_exact, exact_size
 from .lockstep import Chain, run
 from .reverse_channel import CoderError, PayloadError
 
+WEAKEN = 0.1  # docs/decisions/0054-water-filling.md
+
 
 @register("diffc")
 class DiffC:
@@ -52,6 +54,8 @@ class DiffC:
     schedules       presets to use instead of either
     guidance        scale of guidance by the prompt in the chain, a multiple of 1/8 (1: none); a file remembers it
     denoising_guidance  scale in the final reconstruction; None: as the file says, and for files written as `guidance`
+    weaken          how much of what is small beside the noise at the end of a file is left out (Sender.weaken); 0 for
+                    nothing, as published; None: WEAKEN where the reconstruction aims at the least error, else 0
     """
 
     name = "diffc"
@@ -68,6 +72,7 @@ class DiffC:
         schedules: list[Schedule] | None = None,
         guidance: float = 1.0,
         denoising_guidance: float | None = None,
+        weaken: float | None = None,
     ) -> None:
         if reconstruction not in (None, *RECONSTRUCTIONS):
             raise CodecError(f"unknown reconstruction {reconstruction!r}; available: {', '.join(RECONSTRUCTIONS)}")
@@ -95,6 +100,11 @@ class DiffC:
         self.schedules, self.preset, self.coder = schedules, names.index(preset), list(CODERS).index(coder)
         self.reconstruction, self.chain = reconstruction, SharedChain(model, schedules, flow_steps)
         self.guidance, self.denoising_guidance = guidance, denoising_guidance
+        if weaken is None:
+            weaken = WEAKEN if self.ending(self.preset) in ("mse", "ensemble") else 0.0
+        if not 0 <= weaken < math.inf:
+            raise CodecError("--weaken must be a number of 0 or more")
+        self.weaken = weaken
         self.fingerprint = model.fingerprint
         if not beside:
             self.fingerprint = hashlib.sha256(model.fingerprint + fingerprint_text(schedules).encode()).digest()[:4]
@@ -169,7 +179,7 @@ class DiffC:
         header = Header(self.name, *size, self.fingerprint, plan.to_bytes())
         sender = Sender(
             self.chain, plan, side, self.prior.encode(image[None]), image if lossless else None, segments or steps,
-            limit, lambda stream: len(container.write(stream, self)), progress,
+            limit, 0.0 if lossless else self.weaken, lambda stream: len(container.write(stream, self)), progress,
         )  # fmt: skip
         stream = yield from sender.send(header)
         if not stream.segments:

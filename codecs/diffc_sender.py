@@ -1,14 +1,21 @@
-"""The encoder's side of DiffC: what each part of a step may cost, and where a file of limited size ends."""
+"""The encoder's side of DiffC: what is worth sending, what each part of a step may cost, where a file ends.
+
+Noise of one variance for all coordinates is not how a rate is best spent on squared error: what is smaller than the
+noise at the end of the file costs bits on the way there, and the denoiser then takes it for noise all the same (reverse
+water-filling, e.g. Cover and Thomas, *Elements of Information Theory*, 10.3.3).  So steps lead to an image that lacks
+it: where x differs from x0_hat by little, in a band of a block, the difference is weakened before it is sent.  That is
+the encoder's decision alone; what it is worth is in docs/decisions/0054-water-filling.md.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from .bands import step_bits
+from .bands import Part, bands_of, step_bits
 from .base import Header, Stream
 from .diffc_chain import SharedChain, State, budget_code
 from .diffc_plan import Plan, Side
@@ -16,6 +23,7 @@ from .exact import encode_exact
 from .lockstep import Chain
 
 SIDE_SHARE = 0.02  # the budget of each part travels in the file when these bytes are at most this share of it
+WEAKEN_BLOCK = 32  # side of the blocks whose bands are weakened
 EXACT_ERROR = (16 / 127.5) ** 2  # mean squared error of the estimate from which an exact segment is tried
 
 Progress = Callable[[int, int], None]  # (steps done, steps at most)
@@ -30,6 +38,8 @@ class Sender:
               segment than it costs
     steps     steps at most
     limit     bytes of the file at most
+    weaken    a band of a block is sent by half where its squared error is this multiple of the noise's variance at the
+              end of the file, by more where it is larger; 0: everything is sent as it is
     size      bytes of the file of a stream
     """
 
@@ -40,6 +50,7 @@ class Sender:
     exact: Tensor | None
     steps: int
     limit: float
+    weaken: float
     size: Callable[[Stream], int]
     progress: Progress | None
 
@@ -50,6 +61,7 @@ class Sender:
         self.plan = replace(self.plan, budgets=common is None)
         stream = Stream(self._completed(header), ())
         whole: Stream | None = None
+        ratio = 1.0  # of the last step's bits to the calibrated ones
         for index in range(self.steps + (self.exact is not None)):
             x_hat = yield state.denoise()
             close = index == self.steps or float((self.x0 - x_hat).square().mean()) < EXACT_ERROR
@@ -60,10 +72,14 @@ class Sender:
                 whole = closed
                 if index == self.steps:
                     break
-            fitted = self._fit(stream, state, self.x0 - x_hat, common)
+            room = 8 * (self.limit - self.size(stream))
+            fitted = self._fit(stream, state, self._worthwhile(state, x_hat, room, ratio), common)
             if fitted is None:
                 break
-            stream, target, sample, partial = fitted
+            longer, target, sample, partial = fitted
+            parts = self.chain.parts(self.plan, state, target)
+            ratio = 8 * (self.size(longer) - self.size(stream)) / sum(part.bits for part in parts)
+            stream = longer
             state = self.chain.advance(state, x_hat, target, sample)
             if self.progress:
                 self.progress(index + 1, self.steps)
@@ -75,18 +91,41 @@ class Sender:
     def _completed(self, header: Header, partial: int = 0) -> Header:
         return replace(header, params=replace(self.plan, partial=partial).to_bytes())
 
+    def _ahead(self, state: State) -> Iterator[tuple[State, tuple[Part, ...]]]:
+        """The steps from `state` on as calibrated: (where one ends, without its sample, its parts)."""
+        while state.steps < self.steps:
+            target = self.chain.target(self.plan, state, 0)
+            parts = self.chain.parts(self.plan, state, target)
+            state = replace(state, level=target, steps=state.steps + 1)
+            yield state, parts
+
+    def _worthwhile(self, state: State, x_hat: Tensor, room: float, ratio: float) -> Tensor:
+        """x0 - x0_hat, weakened where it is small beside the noise at the end of the file.
+
+        room, ratio  bits left, and how many a step is expected to need for each calibrated one: where that leads to
+        """
+        difference = self.x0 - x_hat
+        if not self.weaken:
+            return difference
+        end = state
+        for ahead, parts in self._ahead(state):
+            end = ahead
+            room -= ratio * sum(part.bits for part in parts)
+            if room < 0:
+                break
+        _, channels, height, width = difference.shape
+        bands = bands_of((channels, height, width), WEAKEN_BLOCK)
+        return bands.weaken(difference, math.exp(self.chain.log_snr(end)) / self.weaken)
+
     def _common_code(self, start: State) -> Chain[int | None]:
         """The one budget code that suits a small image best, from a dry run without coder; None for a large one.
 
         A byte per part is worth it as soon as these bytes are a small share of the file, or save more than they are.
         """
         plan, chain, limit = self.plan, self.chain, 8 * self.limit
-        state, expected, codes = start, 0.0, 0
-        for _ in range(self.steps):
-            target = chain.target(plan, state, 0)
-            parts = chain.parts(plan, state, target)
+        expected, codes = 0.0, 0
+        for _, parts in self._ahead(start):
             expected, codes = expected + sum(part.bits for part in parts), codes + len(parts)
-            state = replace(state, level=target, steps=state.steps + 1)
             if expected > limit:
                 break
         if 8 * codes <= SIDE_SHARE * min(expected, limit):
@@ -97,11 +136,12 @@ class Sender:
         for _ in range(self.steps):
             target = chain.target(plan, state, 0)
             x_hat = yield state.denoise()
-            gain, energies = chain.gain(state, target), bands.energies(bands.transform(self.x0 - x_hat))
+            difference = self._worthwhile(state, x_hat, limit - whole, whole / expected if expected else 1.0)
+            gain, energies = chain.gain(state, target), bands.energies(bands.transform(difference))
             in_parts += sum(8 + part.needed(gain, energies) for part in chain.parts(plan, state, target))
             whole += step_bits(dimensions, gain * sum(energies) / dimensions)
             expected += sum(part.bits for part in chain.parts(undivided, state, target))
-            mu = math.sqrt(gain) * (self.x0 - x_hat).flatten()
+            mu = math.sqrt(gain) * difference.flatten()
             state = chain.advance(state, x_hat, target, mu + chain.noise(state.steps, dimensions))
             if min(whole, in_parts) > limit:
                 break
@@ -112,7 +152,7 @@ class Sender:
     ) -> tuple[Stream, int, Tensor, int] | None:
         """The next step, as far as `limit` allows: (longer stream, level reached, sample, partial), or None.
 
-        difference  x0 - x0_hat
+        difference  x0 - x0_hat, as far as it is worth sending
         common      the budget code of all parts; None: each gets its own
 
         Without a limit the step is sent whole.  Else the bits of a shorter step are known in advance, because

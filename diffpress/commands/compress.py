@@ -39,6 +39,9 @@ def parser() -> ArgumentParser:
     p.add_argument("--guidance", type=float | None, help="diffc: guidance scale while encoding, in eighths (default 1)")
     p.add_argument("--denoising-guidance", type=float | None,
                    help="diffc: guidance scale for the final reconstruction (default: as --guidance)")
+    p.add_argument("--weaken", type=float | None,
+                   help="diffc: how much of what is small beside the file's last noise is left out (default: 0.1 where "
+                        "decoding aims at the least error; 0: nothing, as published)")
     p.add_argument("--portable", type=bool | None, nargs="?", const=True,
                    help="uqdm, bitsback: files move between machines")
     p.add_argument("--quality", type=int | None, help="classical codecs: quality")
@@ -55,7 +58,7 @@ def main(args: Sequence[str] | None = None) -> int:
         p.error("give at least one image and -o OUT")
     if sum(given[name] is not None for name in ("prompt", "captions", "caption_model")) > 1:
         p.error("give one of --prompt, --captions and --caption-model")
-    names = ("coder", "preset", "schedule", "guidance", "denoising_guidance", "portable", "quality")
+    names = ("coder", "preset", "schedule", "guidance", "denoising_guidance", "weaken", "portable", "quality")
     settings = {name: given[name] for name in names if given[name] is not None}
     request = {name: given[name] for name in ("bpp", "segments", "prompt") if given[name] is not None}
     if given.lossless:

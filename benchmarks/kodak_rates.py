@@ -1,15 +1,16 @@
-"""DiffC on whole photos, every prefix of one file per photo: rate, quality and time.
+"""DiffC on whole photos: rate, quality and time of a file for each of several rates, or of every prefix of one file.
 
-    python benchmarks/kodak_prefixes.py ../shared/data/kodak --bpp 1.0 --preset fast
+    python benchmarks/kodak_rates.py ../shared/data/kodak --rates "[0.1,0.25,0.5,1.0]"
+    python benchmarks/kodak_rates.py ../shared/data/kodak --prefixes 1.0 --preset fast
 
-Each photo is compressed to a real file, the file is read back and decoded once, and the images after every segment are
-scored, or with `--brackets` only those whose rates lie next to one of `--rates`.  The rate of a prefix is the size of
-the file that holds only these segments.  Figures at given rates are interpolated on each photo's own curve and
-averaged.  To use two cores, run every second photo in each of two processes:
+Each photo is compressed to real files, which are read back and decoded.  With `--prefixes` it is one file of that many
+bpp, and the images after every segment are scored; the rate of a prefix is the size of the file that holds only these
+segments.  Figures at the rates are interpolated on each photo's own curve and averaged.  To use two cores, run every
+second photo in each of two processes:
 
-    python benchmarks/kodak_prefixes.py KODAK --every 2 --threads 1 --out even.json &
-    python benchmarks/kodak_prefixes.py KODAK --every 2 --first 1 --threads 1 --out odd.json; wait
-    python benchmarks/kodak_prefixes.py KODAK --merge even.json odd.json --out all.json
+    python benchmarks/kodak_rates.py KODAK --every 2 --threads 1 --out even.json &
+    python benchmarks/kodak_rates.py KODAK --every 2 --first 1 --threads 1 --out odd.json; wait
+    python benchmarks/kodak_rates.py KODAK --merge "[even.json,odd.json]" --out all.json
 """
 
 from __future__ import annotations
@@ -37,27 +38,18 @@ def mean_at(curves: list[dict], rate: float, quality: str = "psnr") -> float:
     return float(np.mean([np.interp(rate, curve["bpp"], curve[quality]) for curve in curves]))
 
 
-def neighbours(sizes: list[float], rates: list[float]) -> list[int]:
-    """Numbers of segments of the prefixes next to `rates`, below and above, and of all."""
-    above = {int(np.searchsorted(sizes, rate)) + 1 for rate in rates}
-    return sorted({min(max(k + shift, 1), len(sizes)) for k in above for shift in (-1, 0)} | {len(sizes)})
-
-
-def measure(path: Path, codec: DiffC, bpp: float, rates: list[float] | None = None) -> dict:
-    """Rates, qualities and seconds of one photo; with `rates` only of the prefixes next to them."""
+def measure(path: Path, codec: DiffC, bpp: float, prefixes: bool) -> dict:
+    """Rates, qualities and seconds of one photo's file of at most `bpp`, of all its prefixes or of the whole."""
     image = read_image(path)
     pixels = image.shape[1] * image.shape[2]
     start = time.perf_counter()
     file = container.write(codec.encode(image, bpp=bpp), codec)
     encoded = time.perf_counter()
     stream = container.read(file, codec)
-    counts = list(range(1, len(stream.segments) + 1))
-    sizes = [8 * len(container.write(codec.prefix(stream, k), codec)) / pixels for k in counts]
-    counts = counts if rates is None else neighbours(sizes, rates)
+    counts = list(range(1, len(stream.segments) + 1)) if prefixes else [len(stream.segments)]
     shown = codec.decode_prefixes(stream, counts)
     return {
-        "image": path.name,
-        "bpp": [sizes[k - 1] for k in counts],
+        "bpp": [8 * len(container.write(codec.prefix(stream, k), codec)) / pixels for k in counts],
         "psnr": [psnr(one, image) for one, _ in shown],
         "ms_ssim": [ssim_scores(one, image)[1] for one, _ in shown],
         "encode_s": encoded - start,
@@ -65,19 +57,24 @@ def measure(path: Path, codec: DiffC, bpp: float, rates: list[float] | None = No
     }
 
 
+def measure_rates(path: Path, codec: DiffC, rates: list[float]) -> dict:
+    """The same of one file for each of the ascending `rates`; seconds are those of the last."""
+    files = [measure(path, codec, rate, prefixes=False) for rate in rates]
+    return files[-1] | {key: [value for one in files for value in one[key]] for key in ("bpp", *QUALITIES)}
+
+
 def main(
     data: str,
-    out: Path = Path("kodak_prefixes.json"),
+    out: Path = Path("kodak_rates.json"),
     model: str = "diffc-pixel",
-    bpp: float = 1.0,
+    rates: list[float] = [0.1, 0.25, 0.5, 1.0],  # noqa: B006
+    prefixes: float | None = None,
     preset: str = "default",
     coder: str | None = None,
     every: int = 1,
-    rates: list[float] = [0.1, 0.25, 0.5, 0.9],  # noqa: B006
     threads: int = 2,
     first: int = 0,
     reconstruction: str | None = None,
-    brackets: bool = False,
     merge: list[Path] | None = None,
 ) -> None:
     """Measure every `every`-th photo in `data` from the `first` on, or only `merge` results."""
@@ -86,7 +83,8 @@ def main(
     if not merge:
         codec = DiffC(load_model(model, device="cpu"), preset=preset, coder=coder, reconstruction=reconstruction)
         for path in list_images(data)[first::every]:
-            curve = measure(path, codec, bpp, rates if brackets else None)
+            curve = measure(path, codec, prefixes, True) if prefixes else measure_rates(path, codec, rates)
+            curve = {"image": path.name} | curve
             curves.append(curve)
             rising = all(b > a for a, b in zip(curve["psnr"], curve["psnr"][1:], strict=False))
             at = [f"{np.interp(rate, curve['bpp'], curve['psnr']):.2f}" for rate in rates]
@@ -95,12 +93,11 @@ def main(
             out.write_text(json.dumps(curves))
     curves.sort(key=lambda curve: curve["image"])
     out.write_text(json.dumps(curves))
-    grid = [rate for rate in (0.05, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0) if rate <= bpp]
-    grid = rates if brackets else grid
-    results = {"bpp": grid}
-    results |= {name: [mean_at(curves, rate, quality) for rate in grid] for quality, name in QUALITIES.items()}
+    results = {"bpp": rates}
+    results |= {name: [mean_at(curves, rate, quality) for rate in rates] for quality, name in QUALITIES.items()}
     results |= {f"{side}oding_time": [float(np.mean([c[f"{side}ode_s"] for c in curves]))] for side in ("enc", "dec")}
-    description = f"{len(curves)} images, prefixes of one {bpp} bpp file each, interpolated, diffpress {__version__}"
+    files = f"prefixes of one {prefixes} bpp file each, interpolated" if prefixes else "a file for each rate"
+    description = f"{len(curves)} images, {files}, diffpress {__version__}"
     name = f"DiffC, preset {preset}" + (f", {coder}" if coder else "")
     summary = {"name": name, "description": description, "results": results}
     out.with_suffix(".compressai.json").write_text(json.dumps(summary, indent=1))
