@@ -33,6 +33,7 @@ Progress = Callable[[int, int], None]  # (steps done, steps at most)
 class Sender:
     """Sends one image step by step.
 
+    plan      what the file says but for its end and whether parts have budgets of their own, which `send` decides
     x0        the image as the prior sees it, [1, C, h, w]
     exact     uint8 image [3, H, W] to restore at the end: steps are then sent as long as each saves more in the exact
               segment than it costs
