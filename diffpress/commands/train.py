@@ -9,10 +9,15 @@ from ..data import ImageData
 from .memory import keep_freed_memory
 
 
+class _CommandLine(LightningCLI):
+    def _parse_ckpt_path(self) -> None:
+        """The options given hold for a resumed run, too: Lightning would silently take the checkpoint's instead."""
+
+
 def main(args: ArgsType = None) -> int:
     """Run one sub-command; `args` replaces the command line (a list of strings)."""
     keep_freed_memory()
-    LightningCLI(
+    _CommandLine(
         L.LightningModule, ImageData, subclass_mode_model=True, seed_everything_default=0, args=args,
         save_config_kwargs={"overwrite": True},
     )

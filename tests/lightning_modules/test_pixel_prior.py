@@ -117,6 +117,9 @@ def test_training_learns_resumes_and_exports(tmp_path: Path) -> None:
     a, b = (torch.load(path, weights_only=True) for path in (whole, resumed))
     for key, value in a["current_model_state"].items():
         torch.testing.assert_close(value, b["current_model_state"][key])
+    every = "--trainer.callbacks.every_n_train_steps=1"
+    changed = fit("changed", 7, every, f"--ckpt_path={half}", "--model.init_args.focus_share=0.9")
+    assert torch.load(changed, weights_only=True)["hyper_parameters"]["focus_share"] == 0.9
     export(whole, tmp_path / "model", torch.float32)
     network = Denoiser.load(tmp_path / "model")
     torch.testing.assert_close(network.state_dict()["head.weight"], a["state_dict"]["network.head.weight"])
