@@ -35,7 +35,7 @@ from .exact import decode_exact, exact_size
 from .lockstep import Chain, run
 from .reverse_channel import CoderError, PayloadError
 
-WEAKEN = 0.1  # docs/decisions/0054-water-filling.md
+WEAKEN = 0.2  # docs/decisions/0054-water-filling.md, 0055-levels.md
 
 
 @register("diffc")

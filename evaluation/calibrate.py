@@ -2,7 +2,7 @@
 
 `fit_pyramid` decides how much a denoiser's estimates at lower resolutions count, where the model has that.
 `measure` needs one network evaluation per level and image; `shortest_path` is algorithm 3 of Vonderfecht and Liu 2025
-with a price per network evaluation, over the exact cost of a step as codecs/calibration.py defines it.
+with a price per network evaluation, over what steps cost beyond the cheapest way to where they end (`excess`).
 """
 
 from __future__ import annotations
@@ -26,19 +26,31 @@ from ..lightning_modules.priors.base import Prior
 from ..lightning_modules.priors.pixel import DenoiserPrior
 from ..lightning_modules.priors.pyramid import Node, Pyramid
 
+SHARE_POWER = 0.25  # between counting bits (0) and counting shares of a file (1): docs/decisions/0055-levels.md
 SMALL_GAIN = 0.01  # share of the squared error below which a term of the pyramid is not worth its network evaluation
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Mean squared error of x0_hat at some noise levels.
+    """Squared error of x0_hat at some noise levels, by bands (codecs/bands.py).
 
-    mse    [images, levels], per dimension
-    bands  [levels, bands], per dimension of a band (codecs/bands.py), over all images
+    sums    [images, levels, bands], over all coefficients of a band
+    counts  [images, bands], how many these are
     """
 
-    mse: NDArray[np.float64]
-    bands: NDArray[np.float64]
+    sums: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+    @property
+    def mse(self) -> NDArray[np.float64]:
+        """[images, levels], per dimension."""
+        return self.sums.sum(2) / self.counts.sum(1)[:, None]
+
+    @property
+    def bands(self) -> NDArray[np.float64]:
+        """[levels, bands], per coefficient, over all images; of a band that no image has, the mean over the others."""
+        total = self.counts.sum(0)
+        return np.where(total, self.sums.sum(0) / np.maximum(total, 1), self.mse.mean(0)[:, None])
 
 
 def measure(
@@ -60,11 +72,7 @@ def measure(
             tick()
         rows.append(row)
         counts.append(bands.counts)
-    sums, sizes = np.array(rows), np.array(counts)  # [images, levels, bands], [images, bands]
-    mse = sums.sum(2) / sizes.sum(1)[:, None]
-    mean = mse.mean(0)[:, None]
-    # a band that no image was large enough for gets the error of the others
-    return Errors(mse, np.where(sizes.sum(0), sums.sum(0) / np.maximum(sizes.sum(0), 1), mean))
+    return Errors(np.array(rows), np.array(counts))
 
 
 def fit_pyramid(
@@ -103,16 +111,19 @@ def _least_squares(products: NDArray[np.float64], used: list[int]) -> NDArray[np
     return weights
 
 
-def step_costs(log_snr: Sequence[float], mse: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bits per dimension of the step from level i to level j > i, [levels, levels], averaged over images.
+def step_costs(log_snr: Sequence[float], errors: Errors) -> NDArray[np.float64]:
+    """Bits per dimension of the step from level i to level j > i, sent band by band: [levels, levels], mean of images.
 
-    log_snr  of the levels, noisiest first (-inf for pure noise); mse [images, levels] as measured at them
+    log_snr  of the levels, noisiest first (-inf for pure noise), at which `errors` were measured
     """
     count = len(log_snr)
+    mse = errors.sums / np.maximum(errors.counts, 1)[:, None]
+    share = errors.counts / errors.counts.sum(1, keepdims=True)
     costs = np.full((count, count), np.inf)
-    for i in range(count):
-        for j in range(i + 1, count):
-            costs[i, j] = float(np.mean(0.5 * np.log2(1 + snr_gain(log_snr[j], log_snr[i]) * mse[:, i])))
+    for i in range(count - 1):
+        gains = np.array([snr_gain(log_snr[j], log_snr[i]) for j in range(i + 1, count)])
+        bits = 0.5 * np.log2(1 + gains[:, None, None] * mse[:, i])  # [levels behind i, images, bands]
+        costs[i, i + 1 :] = (bits * share).sum(2).mean(1)
     return costs
 
 
@@ -132,33 +143,52 @@ def payload_ratio(
     return lambda rate: np.interp(np.log2(np.maximum(rate, 1e-12)), np.log2(rates), ratios)
 
 
+def excess(costs: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
+    """Bits per dimension that a step costs beyond the cheapest way to where it ends, times (rate / R)^SHARE_POWER.
+
+    R is what the cheapest way costs from the start, at most `rate`.  A bit wasted early is a larger share of the file
+    that ends there than a bit wasted late.
+    """
+    least, _ = _cheapest(costs, 0.0)
+    weight = (rate / np.clip(least, 1e-9, rate)) ** SHARE_POWER
+    beyond = least[:, None] + costs - least
+    return np.where(np.isfinite(costs), np.maximum(beyond, 0) * weight, np.inf)
+
+
 def shortest_path(costs: NDArray[np.float64], price: float) -> list[int]:
     """Indices 0 .. n - 1 of the levels visited, first and last included, that minimise cost + price per step."""
-    count = len(costs)
-    best, came = np.full(count, np.inf), np.zeros(count, dtype=int)
-    best[0] = 0.0
-    for j in range(1, count):
-        totals = best[:j] + costs[:j, j] + price
-        came[j] = int(np.argmin(totals))
-        best[j] = totals[came[j]]
-    path = [count - 1]
+    _, came = _cheapest(costs, price)
+    path = [len(costs) - 1]
     while path[-1]:
         path.append(int(came[path[-1]]))
     return path[::-1]
 
 
-def choose_price(costs: NDArray[np.float64], steps: int, rate: float) -> float:
-    """The price at which the path first spends `rate` bits per dimension after about `steps` steps."""
-    low, high = 1e-7, 10.0
+def _cheapest(costs: NDArray[np.float64], price: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(least cost + price per step from level 0 to each, the level before it on that way)."""
+    count = len(costs)
+    best, came = np.full(count, np.inf), np.zeros(count, dtype=np.int64)
+    best[0] = 0.0
+    for j in range(1, count):
+        totals = best[:j] + costs[:j, j] + price
+        came[j] = int(np.argmin(totals))
+        best[j] = totals[came[j]]
+    return best, came
+
+
+def choose_path(costs: NDArray[np.float64], steps: int, rate: float) -> list[int]:
+    """The path of little `excess` that spends its first `rate` bits per dimension in at most `steps` steps."""
+    wasted = excess(costs, rate)
+    low, high = 1e-9, 10.0
     for _ in range(60):
         price = math.sqrt(low * high)
-        path = shortest_path(costs, price)
+        path = shortest_path(wasted, price)
         spent = np.cumsum([costs[i, j] for i, j in itertools.pairwise(path)])
         if int(np.searchsorted(spent, rate)) + 1 > steps:
             low = price
         else:
             high = price
-    return high
+    return shortest_path(wasted, high)
 
 
 def calibrate(
@@ -177,13 +207,12 @@ def calibrate(
     presets  name -> network evaluations until `rate` bits per dimension are spent
     stride   distance of the levels considered, ending with level `last`
     coder    choose levels by what this coder spends; None: by KL
-    Levels are chosen for steps with one variance of p for all coordinates, as bits-back coding uses them, too.
     """
     levels = [prior.num_levels, *range(prior.num_levels - stride, last, -stride), last]
     errors = measure(prior, images, levels, tick)
-    mse = errors.mse
+    mse, bands = errors.mse.mean(0), errors.bands
     log_snr = [-math.inf, *(prior.log_snr(level) for level in levels[1:])]
-    costs = step_costs(log_snr, mse)
+    costs = step_costs(log_snr, errors)
     spent = costs
     if coder is not None:
         upper = np.isfinite(costs)
@@ -191,17 +220,15 @@ def calibrate(
         spent[upper] *= payload_ratio(coder)(costs[upper])
     table = []
     for name, steps in presets.items():
-        path = shortest_path(spent, choose_price(spent, steps, rate))
-        energies = [snr_gain(log_snr[j], log_snr[i]) * mse[:, i].mean() for i, j in itertools.pairwise(path)]
+        path = choose_path(spent, steps, rate)
         table.append(
             {
                 "name": name,
                 "levels": [levels[i] for i in path[1:]],
-                "mse": [float(f"{mse[:, i].mean():.5g}") for i in path[:-1]],
-                "bands": [[float(f"{error:.4g}") for error in errors.bands[i]] for i in path[:-1]],
-                # for the reader, of steps sent whole, with one variance of p: as the levels are chosen
+                "mse": [float(f"{mse[i]:.5g}") for i in path[:-1]],
+                "bands": [[float(f"{error:.4g}") for error in bands[i]] for i in path[:-1]],
+                # for the reader: KL of the steps, sent band by band
                 "bits_per_dimension": [float(f"{costs[i, j]:.4g}") for i, j in itertools.pairwise(path)],
-                "variance": [float(f"{1 + energy:.5g}") for energy in energies],
             }
         )
     return {"images": len(images), "presets": table}

@@ -37,7 +37,7 @@ def parser() -> ArgumentParser:
     p.add_argument("--data", type=str, required=True, help="folder of photos that the model has not seen")
     p.add_argument("--images", type=int, default=24, help="photos to measure, evenly spread over the folder")
     p.add_argument("--size", type=int, default=256, help="side of the crop taken from each")
-    p.add_argument("--presets", type=dict[str, int], default={"fast": 10, "default": 20, "best": 40},
+    p.add_argument("--presets", type=dict[str, int], default={"fast": 10, "default": 18, "best": 40},
                    help="presets by their network evaluations at --rate")
     p.add_argument("--rate", type=float, default=1 / 3, help="bits per dimension at which presets are compared")
     p.add_argument("--stride", type=int, default=4, help="distance of the noise levels considered")
