@@ -150,7 +150,7 @@ def test_shipped_prior_gains_on_a_photo(shared: Path) -> None:
     prior = load_model("diffc-pixel", device="cpu")
     x0 = prior.encode(read_image(shared / "data" / "kodak" / "kodim23.png")[None, :, 128:384, 128:384])
     noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(3))
-    for level, factor in ((856, 0.95), (712, 0.9), (592, 0.95)):
+    for level, factor, limit in ((856, 0.92, 0.118), (712, 0.9, 0.0333), (592, 0.95, 0.009)):
         z = diffuse(x0, prior.log_snr(level), noise)
         plain = float((prior.own_estimate(z, prior.log_snr(level)) - x0).square().mean())
-        assert float((prior.denoise(z, level) - x0).square().mean()) < factor * plain
+        assert float((prior.denoise(z, level) - x0).square().mean()) < min(factor * plain, limit)
