@@ -22,15 +22,15 @@ from torch import Tensor
 from ..lightning_modules.priors.base import Prior
 from . import container, get_codec
 from .base import CodecError, Header, Stream, check_image, check_model, register
-from .bitsback_chain import SIDE_BYTES, Chain, Floats, Ints, Side, Stack
+from .bitsback_chain import DENSER, EVEN, SIDE_BYTES, Chain, Floats, Ints, Side, Spacing, Stack
 from .entropy import BitStack, StackEmpty
 from .exact import HEAD, PixelModel, grey_eighths
 from .reproducible import unsplit_operations
 
-PRESETS = {"fast": 20, "default": 40, "best": 80}  # levels of the chain
+PRESETS = {"fast": (20, 1), "default": (40, 1), "best": (80, 4)}  # levels of the chain, orientations
 UNIT = 2  # tiles on the stack at a time, which the network can work on in parallel
 SAMPLED = 8  # every how manyth tile is walked in advance to measure the side information
-PORTABLE = 1  # bit of the header's flags
+PORTABLE, TURNED, DENSE = 1, 6, 8  # bits of the header's flags
 BORROWED = 7.0  # bits per dimension that the first tiles take from the stack before they give any back
 
 Progress = Callable[[int, int], None]
@@ -42,7 +42,8 @@ class BitsBack:
     """Lossless codec over a pixel-space prior.
 
     model     a Prior that works on pixels
-    preset    "fast", "default" or "best": 20, 40 or 80 noise levels, each a pass of the network both ways
+    preset    "fast", "default" or "best": 20, 40 or 80 noise levels, each a pass of the network both ways; "best" also
+              averages four orientations of the picture, so it takes 16 times as long as "fast"
     portable  run the network in float64, so that the file decodes on machines and devices other than the one that
               wrote it; several times slower.  Decoding follows the file, not this option.
     tile      side of the tiles, a multiple of 16, for a picture made of smaller ones of that height: the rows sent as
@@ -61,7 +62,8 @@ class BitsBack:
             raise CodecError(f"unknown preset {preset!r}; bitsback has {', '.join(PRESETS)}")
         if tile is not None and (tile % 16 or not 16 <= tile <= 255 * 16):
             raise CodecError("the side of a tile must be a multiple of 16 between 16 and 4080")
-        self.prior, self.steps, self.portable, self.tile = model, PRESETS[preset or "default"], portable, tile
+        self.prior, self.portable, self.tile = model, portable, tile
+        self.steps, self.orientations = PRESETS[preset or "default"]
         self.fingerprint = model.fingerprint
 
     def encode(
@@ -78,13 +80,11 @@ class BitsBack:
         check_image(image)
         if bpp is not None or segments not in (None, 1):
             raise CodecError("bitsback has one lossless segment; it takes neither --bpp nor --segments")
-        tile = self.tile or best_tile(image.shape[1] * image.shape[2])
-        params = bytes([self.steps, tile // 16, UNIT, PORTABLE if self.portable else 0])
-        header = Header(self.name, image.shape[1], image.shape[2], self.fingerprint, params)
+        layout = self._layout(image)
+        header = Header(self.name, image.shape[1], image.shape[2], self.fingerprint, layout.params)
         pixels = image.cpu().numpy()
         with unsplit_operations() as workers, torch.inference_mode():
-            layout = Layout.of(params)
-            chain = Chain(self.prior, self.steps, self.portable, workers)
+            chain = layout.chain(self.prior, workers)
             return Stream(header, (_encode(pixels, chain, layout, self.tile or 1, progress),))
 
     def nelbo(self, image: Tensor) -> float:
@@ -93,9 +93,9 @@ class BitsBack:
         What a file would take without header, side information and the rows sent as WebP.
         """
         pixels = check_image(image).cpu().numpy()
+        layout = self._layout(image)
         with unsplit_operations() as workers, torch.inference_mode():
-            chain = Chain(self.prior, self.steps, self.portable, workers)
-            layout = Layout(self.steps, self.tile or best_tile(image.shape[1] * image.shape[2]))
+            chain = layout.chain(self.prior, workers)
             tiles = [pixels[:, rows, columns] for rows, columns in layout.tiles(0, pixels.shape[1:])]
             side, model = _measure(chain, tiles)
             sampler = Sampler()
@@ -111,9 +111,13 @@ class BitsBack:
             raise CodecError("a bitsback file is one segment and decodes only as a whole")
         layout = Layout.of(header.params)
         with unsplit_operations() as workers, torch.inference_mode():
-            chain = Chain(self.prior, layout.steps, layout.portable, workers)
+            chain = layout.chain(self.prior, workers)
             pixels = _decode(stream.segments[0], (header.height, header.width), chain, layout, progress)
         return torch.from_numpy(pixels)
+
+    def _layout(self, image: Tensor) -> Layout:
+        tile = self.tile or best_tile(image.shape[1] * image.shape[2])
+        return Layout(self.steps, tile, portable=self.portable, orientations=self.orientations)
 
 
 def best_tile(pixels: int) -> int:
@@ -131,20 +135,45 @@ def best_tile(pixels: int) -> int:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the header's parameter bytes say: levels, tile side, tiles on the stack at a time, float64 or not."""
+    """What the header's parameter bytes say.
+
+    steps         levels of the chain
+    tile          side of the tiles, about
+    unit          tiles on the stack at a time
+    portable      the network runs in float64
+    orientations  quarter turns over which its estimates are averaged
+    spacing       where the levels lie
+    """
 
     steps: int
     tile: int
     unit: int = UNIT
     portable: bool = False
+    orientations: int = 1
+    spacing: Spacing = DENSER
+
+    @property
+    def params(self) -> bytes:
+        """The four bytes."""
+        turned = self.orientations.bit_length() - 1 << 1
+        flags = PORTABLE * self.portable | turned | DENSE * (self.spacing == DENSER)
+        return bytes([self.steps, self.tile // 16, self.unit, flags])
 
     @classmethod
     def of(cls, params: bytes) -> Layout:
         """Raises CodecError for values that no encoder writes."""
         steps, tile, unit, flags = params
-        if steps < 2 or not tile or not unit or flags > PORTABLE:
+        if steps < 2 or not tile or not unit or flags > PORTABLE | TURNED | DENSE or flags & TURNED == TURNED:
             raise CodecError("the file uses an option of the bitsback codec that this program does not know")
-        return cls(steps, 16 * tile, unit, bool(flags))
+        spacing = DENSER if flags & DENSE else EVEN
+        return cls(steps, 16 * tile, unit, bool(flags & PORTABLE), 1 << ((flags & TURNED) >> 1), spacing)
+
+    def chain(self, prior: Prior, workers: int) -> Chain:
+        """The chain of a file with these parameters."""
+        return Chain(
+            prior, self.steps, orientations=self.orientations, spacing=self.spacing, portable=self.portable,
+            workers=workers,
+        )
 
     def tiles(self, top: int, size: Sequence[int]) -> list[tuple[slice, slice]]:
         """Rows and columns of the tiles of an image of (H, W) = `size`, from row `top` on."""

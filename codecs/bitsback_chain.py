@@ -1,10 +1,10 @@
 """The chain of noisy latents that bits-back coding walks, on integer grids that both sides share.
 
 Level 0 is the noisiest of T, level T - 1 the cleanest; a latent at level i is delta_i times an integer, delta_i being
-BIN of what a step changes there.  Three kinds of Gaussians over these integers are needed: `clean`, q(z_{T-1} | x);
-`noisier`, q(z_i | z_{i+1}), one step of the forward process; and p(z_{i+1} | z_i), the reverse process, whose mean
-needs the denoiser.  The error of the denoiser is alike in all three channels, so p takes green first and predicts red
-and blue from what green turned out to be; how (Side) is measured on the image and travels in the file.
+BIN of what a step of mean size changes there.  Three kinds of Gaussians over these integers are needed: `clean`,
+q(z_{T-1} | x); `noisier`, q(z_i | z_{i+1}), one step of the forward process; and p(z_{i+1} | z_i), the reverse process,
+whose mean needs the denoiser.  The error of the denoiser is alike in all three channels, so p takes green first and
+predicts red and blue from what green turned out to be; how (Side) is measured on the image and travels in the file.
 
 Nothing but the denoiser's output is computed in floating point that could differ between machines: constants are
 rounded to multiples of 2^-24, means to sixteenths of a bin.
@@ -34,12 +34,27 @@ Floats = NDArray[np.float64]
 
 BIN = 0.4  # of a step's deviation; half of that would save 0.25 % of the bits and borrow one more per latent
 PART = 16  # means are rounded to sixteenths of a bin
-NOISIEST, CLEANEST = -5.0, 10.5  # log-SNR of level 0 and of the last; below, an image says a thousandth of a bit per
-# dimension, and above, predicting the pixels is cheaper than further steps (docs/decisions/0050-bits-back.md)
 CHANNELS = (1, 0, 2)  # as coded: green, red, blue
 WIDTH_STEPS = 32  # deviations are coded in steps of 2^(1/32) from 2^-1 of what a perfect denoiser would leave
 GAIN = 64  # gains between channels are coded in 1/64
 SIDE_BYTES = 6  # per level: three deviations, three gains
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """Where the levels lie: log-SNR from `noisiest` (level 0) to `cleanest`, with ever smaller steps if `power` > 1.
+
+    Below the first, an image says a few thousandths of a bit per dimension; above the last, predicting the pixels is
+    cheaper than further steps (docs/decisions/0050-bits-back.md).
+    """
+
+    noisiest: float
+    cleanest: float
+    power: float
+
+
+EVEN = Spacing(-5.0, 10.5, 1.0)  # of files whose header does not say otherwise
+DENSER = Spacing(-4.0, 10.0, 1.25)
 
 
 class Stack(Protocol):
@@ -112,17 +127,22 @@ class Side:
 class Chain:
     """Grids, levels and the network: everything both sides of a stream do alike, for tiles int64 [3, h, w].
 
-    prior     works on pixels
-    steps     T, the number of levels
-    portable  run the network in float64
-    workers   tiles at a time on the CPU
+    prior         works on pixels
+    steps         T, the number of levels
+    orientations  1, 2 or 4: the estimate is the average over so many quarter turns of the picture
+    spacing       where the levels lie
+    portable      run the network in float64
+    workers       tiles at a time on the CPU
     """
 
-    def __init__(self, prior: Prior, steps: int, portable: bool = False, workers: int = 1) -> None:
+    def __init__(
+        self, prior: Prior, steps: int, *, orientations: int = 1, spacing: Spacing = DENSER, portable: bool = False,
+        workers: int = 1,
+    ) -> None:
         self.prior = _double(prior) if portable else prior
         self.dtype = torch.float64 if portable else torch.float32
-        self.workers, self.steps = workers, steps
-        self.levels = choose_levels(prior, steps)
+        self.workers, self.steps, self.orientations = workers, steps, orientations
+        self.levels = choose_levels(prior, steps, spacing)
         log_snrs = [prior.log_snr(level) for level in self.levels]
         pairs = [alpha_sigma(log_snr) for log_snr in log_snrs]
         fresh = math.sqrt(-math.expm1((log_snrs[0] - log_snrs[-1]) / (steps - 1)))  # share of the noise a step renews
@@ -163,7 +183,12 @@ class Chain:
 
         def one(tile: Ints) -> Tensor:
             z = torch.from_numpy(tile * self.delta[level])[None].to(self.prior.device, self.dtype)
-            return crop(self.prior.denoise(mirror_to_multiple(z, multiple), step)[0], tile.shape[1:])
+            z = mirror_to_multiple(z, multiple)
+            total = torch.zeros_like(z)
+            for quarters in range(self.orientations):
+                turned = z.rot90(quarters, (-2, -1)).contiguous()
+                total += self.prior.denoise(turned, step).rot90(-quarters, (-2, -1))
+            return crop(total[0] / self.orientations, tile.shape[1:])
 
         return side_by_side(one, tiles, self.prior.device, self.workers)
 
@@ -217,16 +242,19 @@ class Chain:
         return np.clip(guess // GAIN, -limit, limit)
 
 
-def choose_levels(prior: Prior, steps: int) -> list[int]:
-    """`steps` levels of the prior, noisiest first, as evenly spaced in log-SNR as its integer levels allow."""
+def choose_levels(prior: Prior, steps: int, spacing: Spacing) -> list[int]:
+    """`steps` levels of the prior, noisiest first, spaced in log-SNR as far as its integer levels allow."""
     if steps < 2:
         raise CodecError("bits-back coding needs at least two steps")
     every = np.array([prior.log_snr(level) for level in range(1, prior.num_levels + 1)])
-    wanted = np.linspace(max(NOISIEST, every[-1]), min(CLEANEST, every[0]), steps)
-    levels = [1 + int(np.abs(every - value).argmin()) for value in wanted]
-    if len(set(levels)) < steps:
+    noisiest, cleanest = max(spacing.noisiest, every[-1]), min(spacing.cleanest, every[0])
+    wanted = cleanest - (cleanest - noisiest) * np.linspace(1, 0, steps) ** spacing.power
+    levels = [0]
+    for value in wanted[::-1]:  # from the cleanest, where a model's levels may lie further apart than is wanted
+        levels.append(max(1 + int(np.abs(every - value).argmin()), levels[-1] + 1))
+    if levels[-1] > prior.num_levels:
         raise CodecError(f"this model's levels are too coarse for {steps} steps")
-    return levels
+    return levels[:0:-1]
 
 
 def _noise(deviation: float) -> Gaussian:

@@ -30,7 +30,7 @@ def parser() -> ArgumentParser:
                    help="diffc: reverse-channel coder (default: trellis, trellis-quick for preset fast)")
     p.add_argument("--preset", type=str | None,
                    help="diffc: schedule of the calibration (fast, default, best; 12, 20, 54, 163 for pipelines); "
-                        "bitsback: 20, 40 or 80 levels (fast, default, best)")
+                        "bitsback: 20, 40 or 80 levels (fast, default, best), best with four orientations of each")
     p.add_argument("--schedule", type=str | None,
                    help="diffc: file with presets, or the name of a shipped one (sd15, sd21, sdxl, flux, sd3)")
     p.add_argument("--prompt", type=str | None, help="diffc: what all images show; it is stored in the file")

@@ -13,7 +13,7 @@ import torch
 from diffpress.codecs import CodecError, container, get_codec
 from diffpress.codecs.base import ModelMismatch
 from diffpress.codecs.bitsback import BitsBack, Layout, best_tile
-from diffpress.codecs.bitsback_chain import Chain, Side, choose_levels
+from diffpress.codecs.bitsback_chain import DENSER, EVEN, Chain, Side, choose_levels
 from diffpress.codecs.entropy import BitStack, StackEmpty
 from diffpress.data import read_image, save_image
 from diffpress.lightning_modules import load_model
@@ -93,13 +93,45 @@ def test_stack_gives_back_what_was_drawn_from_it() -> None:
         stack.push(np.array([26]), centres[:1], widths[:1], -25, 25)
 
 
-def test_levels_are_even_in_log_snr(prior: Prior) -> None:
-    levels = choose_levels(prior, 20)
-    steps = np.diff([prior.log_snr(level) for level in levels])
-    assert len(set(levels)) == 20
-    assert steps.min() > 0.9 * steps.max() > 0
+def test_levels_come_closer_together_the_cleaner_they_are(prior: Prior) -> None:
+    even, denser = ([prior.log_snr(level) for level in choose_levels(prior, 20, s)] for s in (EVEN, DENSER))
+    assert np.diff(even).min() > 0.9 * np.diff(even).max() > 0
+    steps = np.diff(denser)
+    assert (steps > 0).all()
+    assert steps[:5].mean() > 1.2 * steps[5:].mean() > 1.2 * 1.2 * steps[-5:].mean()
+    assert [denser[0], denser[-1]] == pytest.approx([-4, 10], abs=0.05)
     with pytest.raises(CodecError, match="too coarse"):
-        choose_levels(prior, 2000)
+        choose_levels(prior, 2000, EVEN)
+
+
+@pytest.mark.parametrize("orientations", [1, 2, 4])
+@pytest.mark.parametrize("portable", [False, True])
+def test_the_header_says_what_the_layout_is(orientations: int, portable: bool) -> None:
+    layout = Layout(40, 64, portable=portable, orientations=orientations)
+    assert Layout.of(layout.params) == layout
+    for flags in (6, 16, 255):
+        with pytest.raises(CodecError, match="does not know"):
+            Layout.of(bytes([40, 4, 2, flags]))
+
+
+def test_preset_best_averages_over_quarter_turns(prior: Prior) -> None:
+    image = synthetic_photo(48, 80)
+    codec = BitsBack(prior, preset="best")
+    stream = codec.encode(image)
+    assert Layout.of(stream.header.params).orientations == 4
+    assert torch.equal(BitsBack(prior, preset="fast").decode(stream), image)
+
+
+def test_turned_estimates_do_not_depend_on_how_the_picture_lies() -> None:
+    """With all four quarter turns averaged, turning the picture turns the estimate."""
+    prior = load_model("diffc-pixel", device="cpu")
+    z = np.random.default_rng(0).integers(-9, 10, (3, 32, 48))
+    chain = Chain(prior, 20, orientations=4)
+    lying, = chain.denoise([z], 10)
+    standing, = chain.denoise([np.rot90(z, 1, (1, 2)).copy()], 10)
+    assert torch.allclose(standing, lying.rot90(1, (1, 2)), atol=1e-5)
+    one, = Chain(prior, 20).denoise([z], 10)
+    assert not torch.allclose(one, lying, atol=1e-3)
 
 
 def test_latents_drift_no_further_than_the_forward_process(prior: Prior) -> None:
@@ -142,7 +174,7 @@ def test_pictures_made_of_smaller_ones_are_cut_between_them(prior: Prior) -> Non
 def test_portable_file_says_so_and_decodes_by_itself(prior: Prior) -> None:
     image = synthetic_photo(80, 64)
     stream = BitsBack(prior, preset="fast", portable=True).encode(image)
-    assert stream.header.params[-1] == 1
+    assert Layout.of(stream.header.params).portable
     assert torch.equal(BitsBack(prior).decode(stream), image)
 
 
