@@ -5,7 +5,8 @@ r"""The README's table of Kodak: PSNR and MS-SSIM at equal rates, BD-rates, and 
 records  what `evaluate.py -o runs/kodak` measured, every codec of it
 files    what kodak_rates.py measured
 Figures at a rate are interpolated on each image's own curve, linearly in dB over log rate, and averaged over the images
-whose curve reaches the rate; their number is given where it is not all.  A file made for a rate is up to 1 % smaller,
+whose curve reaches the rate; their number is given where it is not all, and below the table what `files` have on the
+same images.  A file made for a rate is up to 1 % smaller,
 and counts as it is.  BD-rates are means over images.
 """
 
@@ -47,12 +48,17 @@ def of_files(path: Path) -> dict[str, Curve]:
     }
 
 
-def at(curves: dict[str, Curve], rate: float) -> str:
-    """Mean PSNR and MS-SSIM at `rate`, and how many images reach it."""
-    reached = [curve for curve in curves.values() if curve and curve[0][0] <= rate <= 1.01 * curve[-1][0]]
+def reaching(curves: dict[str, Curve], rate: float) -> set[str]:
+    """Images whose curve reaches `rate`."""
+    return {image for image, curve in curves.items() if curve and curve[0][0] <= rate <= 1.01 * curve[-1][0]}
+
+
+def at(curves: dict[str, Curve], rate: float, images: set[str] | None = None) -> str:
+    """Mean PSNR and MS-SSIM at `rate`, over those of `images` (None: all) that reach it, and how many these are."""
+    reached = reaching(curves, rate) & (images or set(curves))
     if not reached:
         return ""
-    columns = [tuple(zip(*curve, strict=True)) for curve in reached]
+    columns = [tuple(zip(*curves[image], strict=True)) for image in sorted(reached)]
     means = [np.mean([np.interp(np.log(rate), np.log(bpp), one[q]) for bpp, *one in columns]) for q in (0, 1)]
     note = "" if len(reached) == len(curves) else f" ({len(reached)} images)"
     return f"{means[0]:.2f} / {means[1]:.4f}{note}"
@@ -91,6 +97,14 @@ def main(
         note = "" if len(sizes) in (0, len(own)) else f" ({len(sizes)})"
         cells.append(f"{np.mean(list(sizes.values())) / 3:.3f}{note}" if sizes else "")
         print(f"| {name} | " + " | ".join(cells) + " |")
+    for path in files:
+        mine = curves[path.stem]
+        for name, own in curves.items():
+            for rate in rates:
+                images = reaching(own, rate)
+                if images and images < reaching(mine, rate):
+                    print(f"{rate} bpp, images that {name} reaches: {path.stem} {at(mine, rate, images)}, "
+                          f"{name} {at(own, rate)}")
 
 
 if __name__ == "__main__":

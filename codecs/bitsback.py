@@ -153,6 +153,11 @@ class Layout:
     spacing: Spacing = DENSER
 
     @property
+    def side_bytes(self) -> int:
+        """Bytes of the side information."""
+        return SIDE_BYTES * min(self.spacing.nodes, self.steps)
+
+    @property
     def params(self) -> bytes:
         """The four bytes."""
         turned = self.orientations.bit_length() - 1 << 1
@@ -257,12 +262,13 @@ def _decode(segment: bytes, size: tuple[int, int], chain: Chain, layout: Layout,
         raise CodecError("the bitsback segment is damaged")
     out = np.zeros((3, *size), np.uint8)
     if rows < size[0]:
-        side, at = Side(segment[at : at + SIDE_BYTES * layout.steps]), at + SIDE_BYTES * layout.steps
+        data, at = segment[at : at + layout.side_bytes], at + layout.side_bytes
         head, at = segment[at : at + HEAD], at + HEAD
         words = segment[at:]
         if len(head) < HEAD or len(words) % 4 or not words:
             raise CodecError("the bitsback segment is too short")
-        model, stack = PixelModel(head), BitStack(np.frombuffer(words, "<u4"), sealed=False)
+        side, model = Side(data, layout.steps), PixelModel(head)
+        stack = BitStack(np.frombuffer(words, "<u4"), sealed=False)
         places = layout.tiles(rows, size)
         try:
             for begin in reversed(range(0, len(places), layout.unit)):

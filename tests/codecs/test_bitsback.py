@@ -79,6 +79,18 @@ def test_side_information_describes_the_residuals() -> None:
     assert variances == pytest.approx([5, 5 - 16 / 5, 5 - 2 * 16 / 9], rel=0.05)
 
 
+def test_side_information_is_interpolated_between_its_levels() -> None:
+    """20 levels whose widths grow evenly in log scale, as well described by 8 of them as by all."""
+    rng = np.random.default_rng(0)
+    residuals = [2.0 ** (level / 8) * rng.standard_normal((3, 5000)) for level in range(20)]
+    few, every = Side.fit(residuals), Side.fit(residuals, 255)
+    assert (len(few.data), len(every.data)) == (6 * 8, 6 * 20)
+    for level in range(20):
+        assert few.width(level, 0) == pytest.approx(2.0 ** (level / 8), rel=0.05)
+        assert every.width(level, 0) == pytest.approx(2.0 ** (level / 8), rel=0.05)
+        assert max(map(abs, few.gains(level))) < 5
+
+
 def test_stack_gives_back_what_was_drawn_from_it() -> None:
     words = np.random.default_rng(0).integers(0, 2**32, 500, dtype=np.uint32)
     stack = BitStack(words)
