@@ -44,8 +44,8 @@ SIDE_BYTES = 6  # per node: three deviations, three gains
 
 @dataclass(frozen=True)
 class Spacing:
-    """Where the levels lie, log-SNR from `noisiest` (level 0) to `cleanest`, with ever smaller steps if `power` > 1, and
-    how many of them, `nodes`, the side information describes.
+    """Where the levels lie, log-SNR from `noisiest` (level 0) to `cleanest`, in ever smaller steps for `power` > 1,
+    and how many of them, `nodes`, the side information describes.
 
     Below the first, an image says a few thousandths of a bit per dimension; above the last, predicting the pixels is
     cheaper than further steps (docs/decisions/0050-bits-back.md).
