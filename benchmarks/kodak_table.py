@@ -3,7 +3,8 @@ r"""The README's table of Kodak: PSNR and MS-SSIM at equal rates, BD-rates, and 
     python benchmarks/kodak_table.py --records "[runs/kodak/records]" --files "[docs/results/kodak-diffc-default.json]"
 
 records  what `evaluate.py -o runs/kodak` measured, every codec of it
-files    what kodak_rates.py measured
+files    what kodak_rates.py measured, or `keep` wrote
+keep     folder to write the curves of `records` to
 Figures at a rate are interpolated on each image's own curve, linearly in dB over log rate, and averaged over the images
 whose curve reaches the rate; their number is given where it is not all, and below the table what `files` have on the
 same images.  A file made for a rate is up to 1 % smaller,
@@ -40,12 +41,21 @@ def of_records(folder: Path) -> tuple[dict[str, Curve], dict[str, float]]:
     return curves, lossless
 
 
-def of_files(path: Path) -> dict[str, Curve]:
-    """Curve by image."""
-    return {
-        Path(one["image"]).stem: list(zip(one["bpp"], one["psnr"], one["ms_ssim"], strict=True))
-        for one in json.loads(path.read_text())
-    }
+def of_file(path: Path) -> tuple[dict[str, Curve], dict[str, float]]:
+    """The same from what kodak_rates.py or `save` wrote."""
+    rows = {Path(one["image"]).stem: one for one in json.loads(path.read_text())}
+    curves = {image: list(zip(one["bpp"], one["psnr"], one["ms_ssim"], strict=True)) for image, one in rows.items()}
+    return curves, {image: one["lossless_bpp"] for image, one in rows.items() if one.get("lossless_bpp")}
+
+
+def save(curves: dict[str, Curve], lossless: dict[str, float], path: Path) -> None:
+    """Write one codec's curves as `files` has them: small enough to keep, and all that the table needs."""
+    rows = []
+    for image, curve in curves.items():
+        columns = [[round(value, 5) for value in column] for column in zip(*curve, strict=True)] or [[], [], []]
+        row = {"image": f"{image}.png", **dict(zip(("bpp", "psnr", "ms_ssim"), columns, strict=True))}
+        rows.append(json.dumps(row | ({"lossless_bpp": round(lossless[image], 5)} if image in lossless else {})))
+    path.write_text("[" + ",\n ".join(rows) + "]\n")
 
 
 def reaching(curves: dict[str, Curve], rate: float) -> set[str]:
@@ -83,17 +93,22 @@ def main(
     rates: list[float] = [0.1, 0.25, 0.5, 1.0],  # noqa: B006
     anchors: list[str] = ["jpeg", "webp", "avif"],  # noqa: B006
     bd_range: tuple[float, float] = (0.05, 1.2),
+    keep: Path | None = None,
 ) -> None:
     """Print the table."""
     found = {path.name: of_records(path) for root in records for path in sorted(root.iterdir())}
-    curves = {name: pair[0] for name, pair in found.items()} | {path.stem: of_files(path) for path in files}
+    if keep is not None:
+        for name, pair in found.items():
+            save(*pair, keep / f"{name}.json")
+    found |= {path.stem: of_file(path) for path in files}
+    curves = {name: pair[0] for name, pair in found.items()}
     print("| codec |" + "".join(f" {rate} bpp |" for rate in rates) + "".join(f" BD-rate vs {a} |" for a in anchors)
           + " lossless bpd |")
     print("|---" * (len(rates) + len(anchors) + 2) + "|")
     for name, own in curves.items():
         cells = [at(own, rate) for rate in rates]
         cells += [against(own, curves[anchor], *bd_range) if anchor in curves else "" for anchor in anchors]
-        sizes = found[name][1] if name in found else {}
+        sizes = found[name][1]
         note = "" if len(sizes) in (0, len(own)) else f" ({len(sizes)})"
         cells.append(f"{np.mean(list(sizes.values())) / 3:.3f}{note}" if sizes else "")
         print(f"| {name} | " + " | ".join(cells) + " |")

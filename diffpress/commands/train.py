@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lightning as L
+import torch
 from lightning.pytorch.cli import ArgsType, LightningCLI
 
 from ..data import ImageData
@@ -17,8 +18,14 @@ class _CommandLine(LightningCLI):
 def main(args: ArgsType = None) -> int:
     """Run one sub-command; `args` replaces the command line (a list of strings)."""
     keep_freed_memory()
-    _CommandLine(
-        L.LightningModule, ImageData, subclass_mode_model=True, seed_everything_default=0, args=args,
-        save_config_kwargs={"overwrite": True},
-    )
+    # What a weight without gradient leaves in the optimizer decays into numbers so small that a CPU takes three times as
+    # long for a step: 2.9 instead of 0.93 s after 1,900 steps of configs/uqdm/photo.yaml (Intel Xeon).
+    torch.set_flush_denormal(True)
+    try:
+        _CommandLine(
+            L.LightningModule, ImageData, subclass_mode_model=True, seed_everything_default=0, args=args,
+            save_config_kwargs={"overwrite": True},
+        )
+    finally:
+        torch.set_flush_denormal(False)
     return 0

@@ -132,3 +132,13 @@ def test_training_learns_resumes_and_exports(tmp_path: Path) -> None:
     losses = [scalar.value for scalar in events.Scalars("val/eps_loss")]
     assert losses[-1] < losses[0]
     assert "val/noisy_and_denoised_50" in events.Tags()["images"]
+
+
+def test_training_flushes_numbers_too_small_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(
+        "diffpress.commands.train._CommandLine", lambda *_, **__: seen.append(float(torch.tensor(1e-40) * 1))
+    )
+    train([])
+    assert seen == [0.0]
+    assert float(torch.tensor(1e-40) * 1) > 0
