@@ -18,8 +18,8 @@ class _CommandLine(LightningCLI):
 def main(args: ArgsType = None) -> int:
     """Run one sub-command; `args` replaces the command line (a list of strings)."""
     keep_freed_memory()
-    # What a weight without gradient leaves in the optimizer decays into numbers so small that a CPU takes three times as
-    # long for a step: 2.9 instead of 0.93 s after 1,900 steps of configs/uqdm/photo.yaml (Intel Xeon).
+    # What a weight without gradient leaves in the optimizer decays into numbers so small that a CPU takes three times
+    # as long for a step: 2.9 instead of 0.93 s after 1,900 steps of configs/uqdm/photo.yaml (Intel Xeon).
     torch.set_flush_denormal(True)
     try:
         _CommandLine(
