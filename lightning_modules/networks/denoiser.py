@@ -8,10 +8,11 @@ lightning_modules/denoiser.py; why it looks like this is in docs/decisions/0003-
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -43,22 +44,44 @@ class NoiseEmbedding(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual pair of 3 x 3 convolutions, the hidden one scaled and shifted by the noise level (FiLM)."""
+    """Residual pair of 3 x 3 convolutions; the `width` channels between them follow the noise level (FiLM)."""
 
-    def __init__(self, channels: int, embedding: int) -> None:
+    def __init__(self, channels: int, embedding: int, width: int) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
-        self.film = nn.Linear(embedding, 2 * channels)
-        self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
+        self.film = nn.Linear(embedding, 2 * width)
+        self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
         nn.init.zeros_(self.film.weight)
         nn.init.zeros_(self.film.bias)
-        nn.init.normal_(self.conv_out.weight, std=0.1 / math.sqrt(9 * channels))
+        nn.init.normal_(self.conv_out.weight, std=0.1 / math.sqrt(9 * width))
         self.conv_out.bias.data.zero_()  # type: ignore[union-attr]
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
         hidden = torch.addcmul(shift, self.conv_in(h), 1 + scale).relu_()
         return self.conv_out(hidden).add_(h)
+
+    def narrowed(self, keep: Tensor) -> Block:
+        """A block with only those channels between the convolutions of which `keep` [width] is true."""
+        block = Block(self.conv_in.in_channels, self.film.in_features, int(keep.sum()))
+        block.conv_in.load_state_dict({name: value[keep] for name, value in self.conv_in.state_dict().items()})
+        twice = torch.cat([keep, keep])
+        block.film.load_state_dict({name: value[twice] for name, value in self.film.state_dict().items()})
+        block.conv_out.load_state_dict(self.conv_out.state_dict() | {"weight": self.conv_out.weight[:, keep]})
+        return block
+
+    @torch.no_grad()
+    def take_over(self, other: Block) -> None:
+        """Compute what `other` does, which is as wide or narrower; channels it has not act on nothing until trained."""
+        count = other.conv_in.out_channels
+        ours, theirs = self.state_dict(), other.state_dict()  # whose tensors are the parameters' own
+        for name in ("conv_in.weight", "conv_in.bias"):
+            ours[name][:count] = theirs[name]
+        for name in ("film.weight", "film.bias"):
+            for own, part in zip(ours[name].chunk(2), theirs[name].chunk(2), strict=True):
+                own[:count] = part
+        ours["conv_out.weight"][:, :count], ours["conv_out.weight"][:, count:] = theirs["conv_out.weight"], 0.0
+        ours["conv_out.bias"].copy_(theirs["conv_out.bias"])
 
 
 class Denoiser(nn.Module):
@@ -69,6 +92,7 @@ class Denoiser(nn.Module):
     widths    channels at 1/2, 1/4, 1/8, ... of the image's resolution
     blocks    residual blocks per resolution, on the way down and again on the way up
     embedding width of the noise-level features
+    A trained network may have lost channels inside its blocks (`narrowed`); how many are left, its weights tell.
     """
 
     def __init__(self, widths: Sequence[int] = (48, 96, 128, 160), blocks: int = 2, embedding: int = 128) -> None:
@@ -76,8 +100,8 @@ class Denoiser(nn.Module):
         self.config = {"_class_name": "Denoiser", "blocks": blocks, "embedding": embedding, "widths": list(widths)}
         self.embed = NoiseEmbedding(embedding)
         self.stem = nn.Conv2d(12, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(nn.ModuleList(Block(w, embedding) for _ in range(blocks)) for w in widths)
-        self.up = nn.ModuleList(nn.ModuleList(Block(w, embedding) for _ in range(blocks)) for w in widths[:-1])
+        self.down = nn.ModuleList(nn.ModuleList(Block(w, embedding, w) for _ in range(blocks)) for w in widths)
+        self.up = nn.ModuleList(nn.ModuleList(Block(w, embedding, w) for _ in range(blocks)) for w in widths[:-1])
         pairs = list(itertools.pairwise(widths))
         self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
         self.grow = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairs)
@@ -89,6 +113,17 @@ class Denoiser(nn.Module):
     def multiple(self) -> int:
         """Height and width that forward accepts are multiples of this."""
         return 2 ** len(self.down)
+
+    def blocks(self) -> dict[str, Block]:
+        """The residual blocks by name."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, Block)}
+
+    def narrowed(self, keep: Mapping[str, Tensor]) -> Denoiser:
+        """A network whose blocks have only the channels that `keep` names, as Block.narrowed."""
+        network = copy.deepcopy(self)
+        for name, block in self.blocks().items():
+            network.set_submodule(name, block.narrowed(keep[name]))
+        return network
 
     def save(self, folder: Path) -> None:
         """Write configuration and weights into `folder`, which is made."""
@@ -102,8 +137,12 @@ class Denoiser(nn.Module):
         """The network that was saved into `folder`; raises ModelError."""
         config = read_json(folder / "config.json")
         try:
-            network = cls(config["widths"], config["blocks"], config["embedding"])
-            network.load_state_dict(load_file(folder / WEIGHTS))
+            network, state = cls(config["widths"], config["blocks"], config["embedding"]), load_file(folder / WEIGHTS)
+            for name, block in network.blocks().items():
+                channels, width = state[f"{name}.conv_out.weight"].shape[:2]
+                if width != channels:
+                    network.set_submodule(name, Block(block.conv_in.in_channels, config["embedding"], width))
+            network.load_state_dict(state)
         except FileNotFoundError:
             raise ModelError(f"{folder} has no weights ({WEIGHTS})") from None
         except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:

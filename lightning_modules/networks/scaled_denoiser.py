@@ -95,11 +95,15 @@ class ScaledDenoiser(nn.Module):
         del ours["refined"]
         if any(theirs.get(name) != json.loads(json.dumps(value)) for name, value in ours.items()):
             raise ModelError(f"{folder} holds no denoiser of the network's shape ({self.config})")
-        own = self.denoiser.state_dict()
+        own, trained = self.denoiser.state_dict(), Denoiser.load(folder)
         with torch.no_grad():
-            for name, value in Denoiser.load(folder).state_dict().items():
+            for name, value in trained.state_dict().items():
+                if name.startswith(("down.", "up.")):
+                    continue
                 target = own[name]  # the new channels of stem and head come last
                 (target[:, : value.shape[1]] if name == "stem.weight" else target[: len(value)]).copy_(value)
+        for name, block in trained.blocks().items():
+            self.denoiser.get_submodule(name).take_over(block)  # type: ignore[operator]
 
     def forward(self, z: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor | None]:
         """(eps_hat, scale) of variance-preserving z [B, 3, H, W] at log_snr [B]; H, W multiples of `multiple`.
