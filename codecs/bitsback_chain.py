@@ -99,8 +99,8 @@ class Gaussian:
 class Side:
     """How wide `cleaner` is at each of `steps` levels: `data`, SIDE_BYTES for each of some evenly spread levels.
 
-    Linear interpolation between 8 of them costs nothing on photos, and all 20 levels would be 1 % of a file of 64 x 64
-    pixels.
+    Linear interpolation between 8 of them costs nothing on photos, and the other 12 of 20 would be 1 % of a file of
+    64 x 64 pixels.
     """
 
     data: bytes

@@ -51,6 +51,13 @@ def test_dead_channels_are_left_out_and_nothing_changes(folder: Path, tmp_path: 
         main(folder, folder, tmp_path / "photos", images=3, size=32)
 
 
+def test_a_block_keeps_one_channel_at_least(folder: Path, tmp_path: Path) -> None:
+    save_image(synthetic_photo(32, 32), tmp_path / "photos" / "one.png")
+    main(folder, tmp_path / "pruned", tmp_path / "photos", images=1, size=32, share=2.0)
+    widths = [block.conv_in.out_channels for block in Denoiser.load(tmp_path / "pruned").blocks().values()]
+    assert min(widths) >= 1
+
+
 def test_activity_is_a_share_of_places(folder: Path) -> None:
     shares = activity(Denoiser.load(folder), [synthetic_photo(32, 32)])
     for name, share in shares.items():
