@@ -77,4 +77,7 @@ def main(folder: Path, out: Path, data: Path, images: int = 24, size: int = 256,
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    try:
+        auto_cli(main)
+    except (ModelError, OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
