@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from . import ModelError, find_model
 from .gaussian import alpha_sigma, diffuse
 from .muon import MuonAdamW
 from .networks.denoiser import Denoiser
@@ -31,6 +32,8 @@ class DenoiserTraining(L.LightningModule):
     """Trains a :class:`Denoiser` on uint8 crops [B, 3, H, W].
 
     widths, blocks, embedding  the network's shape, see Denoiser
+    initial                    folder of a trained denoiser to go on from, with the channels it has left inside its blocks;
+                               blocks beyond its own are new and change nothing at first; None: untrained
     lr, adam_lr                learning rates of Muon (inner convolutions) and AdamW (the rest)
     warmup                     steps of linear warm-up; from then on the rate falls as the square of what is left
     log_snr_range              levels drawn evenly, from nearly pure noise to far below one grey level
@@ -40,8 +43,9 @@ class DenoiserTraining(L.LightningModule):
     def __init__(
         self,
         widths: tuple[int, ...] = (48, 96, 128, 160),
-        blocks: int = 2,
+        blocks: int | list[int] = 2,
         embedding: int = 128,
+        initial: str | None = None,
         lr: float = 0.02,
         adam_lr: float = 1e-3,
         warmup: int = 100,
@@ -51,7 +55,13 @@ class DenoiserTraining(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.network = Denoiser(widths, blocks, embedding).to(memory_format=torch.channels_last)
+        network = Denoiser(widths, blocks, embedding)
+        if initial is not None:
+            trained = Denoiser.load(find_model(initial))
+            if (trained.config["widths"], trained.config["embedding"]) != (list(widths), embedding):
+                raise ModelError(f"{initial} holds no denoiser of widths {list(widths)} and embedding {embedding}")
+            network = trained.deepened(blocks)
+        self.network = network.to(memory_format=torch.channels_last)
 
     def draw_log_snr(self, batch: int, rng: torch.Generator) -> Tensor:
         """log-SNR [batch]: stratified draws, so that every batch covers both ranges."""

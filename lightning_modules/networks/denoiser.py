@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
@@ -90,18 +90,26 @@ class Denoiser(nn.Module):
     Saved as diffusers saves its models, by our own few lines: importing diffusers takes longer than decoding a photo.
 
     widths    channels at 1/2, 1/4, 1/8, ... of the image's resolution
-    blocks    residual blocks per resolution, on the way down and again on the way up
+    blocks    residual blocks per resolution, on the way down and again on the way up; one number for all or one for each
     embedding width of the noise-level features
     A trained network may have lost channels inside its blocks (`narrowed`); how many are left, its weights tell.
     """
 
-    def __init__(self, widths: Sequence[int] = (48, 96, 128, 160), blocks: int = 2, embedding: int = 128) -> None:
+    def __init__(
+        self, widths: Sequence[int] = (48, 96, 128, 160), blocks: int | Sequence[int] = 2, embedding: int = 128
+    ) -> None:
+        """Raises ValueError if `blocks` has another length than `widths`."""
         super().__init__()
-        self.config = {"_class_name": "Denoiser", "blocks": blocks, "embedding": embedding, "widths": list(widths)}
+        counts = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
+        if len(counts) != len(widths):
+            raise ValueError(f"{len(counts)} numbers of blocks for {len(widths)} resolutions")
+        shape = {"blocks": blocks if isinstance(blocks, int) else counts, "embedding": embedding, "widths": list(widths)}
+        self.config = {"_class_name": "Denoiser", **shape}
         self.embed = NoiseEmbedding(embedding)
         self.stem = nn.Conv2d(12, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(nn.ModuleList(Block(w, embedding, w) for _ in range(blocks)) for w in widths)
-        self.up = nn.ModuleList(nn.ModuleList(Block(w, embedding, w) for _ in range(blocks)) for w in widths[:-1])
+        levels = list(zip(widths, counts, strict=True))
+        self.down = nn.ModuleList(nn.ModuleList(Block(w, embedding, w) for _ in range(n)) for w, n in levels)
+        self.up = nn.ModuleList(nn.ModuleList(Block(w, embedding, w) for _ in range(n)) for w, n in levels[:-1])
         pairs = list(itertools.pairwise(widths))
         self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
         self.grow = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairs)
@@ -125,6 +133,23 @@ class Denoiser(nn.Module):
             network.set_submodule(name, block.narrowed(keep[name]))
         return network
 
+    def deepened(self, blocks: int | Sequence[int]) -> Denoiser:
+        """A network with `blocks` per resolution, no fewer than here, that computes the same until it is trained.
+
+        Raises ValueError where there would be fewer.
+        """
+        deeper = Denoiser(self.config["widths"], blocks, self.config["embedding"])
+        own, blocks_there = self.blocks(), deeper.blocks()
+        if not own.keys() <= blocks_there.keys():
+            raise ValueError(f"a network of {self.config['blocks']} blocks cannot become one of {blocks}")
+        for name, block in blocks_there.items():
+            if name in own:
+                deeper.set_submodule(name, copy.deepcopy(own[name]))
+            else:
+                nn.init.zeros_(block.conv_out.weight)
+        deeper.load_state_dict(self.state_dict(), strict=False)
+        return deeper
+
     def save(self, folder: Path) -> None:
         """Write configuration and weights into `folder`, which is made."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -137,18 +162,24 @@ class Denoiser(nn.Module):
         """The network that was saved into `folder`; raises ModelError."""
         config = read_json(folder / "config.json")
         try:
-            network, state = cls(config["widths"], config["blocks"], config["embedding"]), load_file(folder / WEIGHTS)
-            for name, block in network.blocks().items():
-                channels, width = state[f"{name}.conv_out.weight"].shape[:2]
-                if width != channels:
-                    network.set_submodule(name, Block(block.conv_in.in_channels, config["embedding"], width))
-            network.load_state_dict(state)
+            network = cls.of_state(config, load_file(folder / WEIGHTS))
         except FileNotFoundError:
             raise ModelError(f"{folder} has no weights ({WEIGHTS})") from None
         except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise ModelError(f"{folder}: configuration or weights are damaged ({reason})") from error
         return network.to(dtype)
+
+    @classmethod
+    def of_state(cls, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Self:
+        """The network of the weights `state`, by name; raises what torch does where they are of another shape."""
+        network = cls(config["widths"], config["blocks"], config["embedding"])
+        for name, block in network.blocks().items():
+            channels, width = state[f"{name}.conv_out.weight"].shape[:2]
+            if width != channels:
+                network.set_submodule(name, Block(block.conv_in.in_channels, config["embedding"], width))
+        network.load_state_dict(state)
+        return network
 
     def forward(self, z: Tensor, log_snr: Tensor) -> Tensor:
         """x0_hat [B, 3, H, W] in about [-1, 1] from z [B, 3, H, W] and log_snr [B]; H, W multiples of `multiple`."""

@@ -25,14 +25,14 @@ class DenoiserConfig:
     """Shape of the network; see denoiser.Denoiser.
 
     widths    channels at 1/2, 1/4, 1/8, ... of the image's resolution
-    blocks    residual blocks per resolution, on the way down and again on the way up
+    blocks    residual blocks per resolution, on the way down and again on the way up; one number for all or one for each
     embedding width of the noise-level features
     refined   channels at full resolution, at least 3
     """
 
     n_channels: ClassVar[int] = 3
     widths: tuple[int, ...] = (64, 80, 112, 144)
-    blocks: int = 2
+    blocks: int | tuple[int, ...] = 2
     embedding: int = 128
     refined: int = 32
 

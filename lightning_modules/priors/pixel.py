@@ -161,11 +161,9 @@ def export(checkpoint: Path, folder: Path, dtype: torch.dtype = torch.float16) -
     """Write the weights of a DenoiserTraining checkpoint (averaged, where it holds an average) as a model folder."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     settings = state["hyper_parameters"]
-    network = Denoiser(*(settings[key] for key in ("widths", "blocks", "embedding")))
     # Lightning's weight averaging stores the average as the checkpoint's main weights
     weights = {k.removeprefix("network."): v for k, v in state["state_dict"].items() if k.startswith("network.")}
-    network.load_state_dict(weights)
-    network.to(dtype).save(folder)
+    Denoiser.of_state(settings, weights).to(dtype).save(folder)
     (folder / "prior.json").write_text(json.dumps({"log_snr": list(reversed(settings["log_snr_range"]))}) + "\n")
 
 

@@ -11,6 +11,7 @@ import torch
 from diffpress.commands.train import main as train
 from diffpress.data import save_image
 from diffpress.lightning_modules import ModelError, load_model
+from diffpress.lightning_modules.denoiser import DenoiserTraining
 from diffpress.lightning_modules.gaussian import alpha_sigma, diffuse
 from diffpress.lightning_modules.muon import orthogonalise
 from diffpress.lightning_modules.networks.denoiser import SIGMA_DATA, Denoiser
@@ -125,6 +126,15 @@ def test_training_learns_resumes_and_exports(tmp_path: Path) -> None:
     torch.testing.assert_close(network.state_dict()["head.weight"], a["state_dict"]["network.head.weight"])
     assert json.loads((tmp_path / "model" / "prior.json").read_text()) == {"log_snr": [13.0, -8.0]}
 
+    deeper = fit("deeper", 1, f"--model.init_args.initial={tmp_path / 'model'}", "--model.init_args.blocks=[2, 1]",
+                 "--trainer.val_check_interval=1", "--model.init_args.lr=0", "--model.init_args.adam_lr=0")  # fmt: skip
+    export(deeper, tmp_path / "deeper model", torch.float32)
+    again = Denoiser.load(tmp_path / "deeper model")
+    assert set(again.blocks()) - set(network.blocks()) == {"down.0.1", "up.0.1"}
+    with torch.no_grad():
+        z, log_snr = torch.randn(2, 3, 16, 24), torch.tensor([-3.0, 8.0])
+        torch.testing.assert_close(again(z, log_snr), network(z, log_snr))
+
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(next((tmp_path / "whole").rglob("events*")).parent))
@@ -132,6 +142,27 @@ def test_training_learns_resumes_and_exports(tmp_path: Path) -> None:
     losses = [scalar.value for scalar in events.Scalars("val/eps_loss")]
     assert losses[-1] < losses[0]
     assert "val/noisy_and_denoised_50" in events.Tags()["images"]
+
+
+def test_a_denoiser_is_deepened_but_not_made_shallower_or_wider(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Denoiser((8, 12), blocks=2, embedding=16)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    keep = {name: torch.arange(block.conv_in.out_channels) >= 3 for name, block in network.blocks().items()}
+    pruned = network.narrowed(keep)
+    deeper = pruned.deepened([3, 2])
+    z, log_snr = torch.randn(2, 3, 16, 24), torch.tensor([-3.0, 8.0])
+    assert torch.equal(deeper(z, log_snr), pruned(z, log_snr))
+    deeper(z, log_snr).sum().backward()
+    for name in ("down.0.2", "up.0.2"):
+        assert deeper.blocks()[name].conv_out.weight.grad.abs().sum() > 0  # type: ignore[union-attr]
+    for blocks in (1, [2, 2, 2], [3, 1]):
+        with pytest.raises(ValueError, match="blocks"):
+            pruned.deepened(blocks)
+    pruned.save(tmp_path)
+    with pytest.raises(ModelError, match="no denoiser of widths"):
+        DenoiserTraining((8, 16), 2, 16, initial=str(tmp_path))
 
 
 def test_training_flushes_numbers_too_small_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
