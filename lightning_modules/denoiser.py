@@ -32,7 +32,7 @@ class DenoiserTraining(L.LightningModule):
     """Trains a :class:`Denoiser` on uint8 crops [B, 3, H, W].
 
     widths, blocks, embedding  the network's shape, see Denoiser
-    initial                    folder of a trained denoiser to go on from, with the channels it has left inside its blocks;
+    initial                    folder of a trained denoiser to go on from, with the channels left inside its blocks;
                                blocks beyond its own are new and change nothing at first; None: untrained
     lr, adam_lr                learning rates of Muon (inner convolutions) and AdamW (the rest)
     warmup                     steps of linear warm-up; from then on the rate falls as the square of what is left

@@ -90,7 +90,7 @@ class Denoiser(nn.Module):
     Saved as diffusers saves its models, by our own few lines: importing diffusers takes longer than decoding a photo.
 
     widths    channels at 1/2, 1/4, 1/8, ... of the image's resolution
-    blocks    residual blocks per resolution, on the way down and again on the way up; one number for all or one for each
+    blocks    residual blocks per resolution, on the way down and again on the way up; one number or one for each
     embedding width of the noise-level features
     A trained network may have lost channels inside its blocks (`narrowed`); how many are left, its weights tell.
     """
@@ -103,8 +103,8 @@ class Denoiser(nn.Module):
         counts = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
         if len(counts) != len(widths):
             raise ValueError(f"{len(counts)} numbers of blocks for {len(widths)} resolutions")
-        shape = {"blocks": blocks if isinstance(blocks, int) else counts, "embedding": embedding, "widths": list(widths)}
-        self.config = {"_class_name": "Denoiser", **shape}
+        shape = {"blocks": blocks if isinstance(blocks, int) else counts, "embedding": embedding}
+        self.config = {"_class_name": "Denoiser", **shape, "widths": list(widths)}
         self.embed = NoiseEmbedding(embedding)
         self.stem = nn.Conv2d(12, widths[0], 3, padding=1)
         levels = list(zip(widths, counts, strict=True))

@@ -25,7 +25,7 @@ class DenoiserConfig:
     """Shape of the network; see denoiser.Denoiser.
 
     widths    channels at 1/2, 1/4, 1/8, ... of the image's resolution
-    blocks    residual blocks per resolution, on the way down and again on the way up; one number for all or one for each
+    blocks    residual blocks per resolution, on the way down and again on the way up; one number or one for each
     embedding width of the noise-level features
     refined   channels at full resolution, at least 3
     """
