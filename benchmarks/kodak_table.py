@@ -1,25 +1,29 @@
 r"""The README's table of Kodak: PSNR and MS-SSIM at equal rates, BD-rates, and lossless rates.
 
-    python benchmarks/kodak_table.py --records "[runs/kodak/records]" --files "[docs/results/kodak-diffc-default.json]"
+    python benchmarks/kodak_table.py --files "[docs/results/kodak]" --published ../shared/reference/kodak_curves
+    python benchmarks/kodak_table.py --records "[runs/kodak/records]" --keep docs/results/kodak
 
-records  what `evaluate.py -o runs/kodak` measured, every codec of it
-files    what kodak_rates.py measured, or `keep` wrote
-keep     folder to write the curves of `records` to
+records    what `evaluate.py -o runs/kodak` measured, every codec of it
+files      what kodak_rates.py measured, or `keep` wrote; or folders of these
+keep       folder to write the curves of `records` to
+published  file or folder of curves that others published, means over the images at each quality
 Figures at a rate are interpolated on each image's own curve, linearly in dB over log rate, and averaged over the images
-whose curve reaches the rate; their number is given where it is not all, and below the table what `files` have on the
-same images.  A file made for a rate is up to 1 % smaller,
-and counts as it is.  BD-rates are means over images.
+whose curve reaches the rate; their number is given where it is not all, and below the table what the codecs of
+`like_for_like` have on the same images.  A file made for a rate is up to 1 % smaller, and counts as it is.  BD-rates
+are means over images.  Published figures are interpolated on the mean curve, which is not quite the same.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 from jsonargparse import auto_cli
 
 from diffpress.evaluation.bd import bd_rate
+from diffpress.evaluation.published import read_curves
 
 Curve = list[tuple[float, float, float]]  # bpp, PSNR in dB, MS-SSIM
 
@@ -74,6 +78,14 @@ def at(curves: dict[str, Curve], rate: float, images: set[str] | None = None) ->
     return f"{means[0]:.2f} / {means[1]:.4f}{note}"
 
 
+def published_at(curve: Curve, rate: float) -> str:
+    """PSNR and, where it was published, MS-SSIM of a mean curve at `rate`."""
+    reached = curve[0][0] <= rate <= curve[-1][0]
+    bpp, *qualities = zip(*curve, strict=True)
+    psnr, ms_ssim = (np.interp(np.log(rate), np.log(bpp), one) for one in qualities)
+    return (f"{psnr:.2f}" + (f" / {ms_ssim:.4f}" if np.isfinite(ms_ssim) else "")) if reached else ""
+
+
 def against(curves: dict[str, Curve], anchors: dict[str, Curve], lowest: float, highest: float) -> str:
     """Mean BD-rate in % of the points between two rates."""
     deltas = []
@@ -94,13 +106,17 @@ def main(
     anchors: list[str] = ["jpeg", "webp", "avif"],  # noqa: B006
     bd_range: tuple[float, float] = (0.05, 1.2),
     keep: Path | None = None,
+    published: Path | None = None,
+    like_for_like: list[str] = ["diffc"],  # noqa: B006
 ) -> None:
     """Print the table."""
     found = {path.name: of_records(path) for root in records for path in sorted(root.iterdir())}
     if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
         for name, pair in found.items():
             save(*pair, keep / f"{name}.json")
-    found |= {path.stem: of_file(path) for path in files}
+    kept = [one for path in files for one in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+    found |= {path.stem: of_file(path) for path in kept}
     curves = {name: pair[0] for name, pair in found.items()}
     print("| codec |" + "".join(f" {rate} bpp |" for rate in rates) + "".join(f" BD-rate vs {a} |" for a in anchors)
           + " lossless bpd |")
@@ -112,13 +128,18 @@ def main(
         note = "" if len(sizes) in (0, len(own)) else f" ({len(sizes)})"
         cells.append(f"{np.mean(list(sizes.values())) / 3:.3f}{note}" if sizes else "")
         print(f"| {name} | " + " | ".join(cells) + " |")
-    for path in files:
-        mine = curves[path.stem]
+    for published_curve in read_curves(published) if published else ():
+        values = [point.values for point in published_curve.points]
+        points = sorted((v["bpp"], v["psnr-rgb"], v.get("ms-ssim-rgb", math.nan)) for v in values if "psnr-rgb" in v)
+        cells = [published_at(points, rate) for rate in rates] if points else []
+        print(f"| {published_curve.codec} | " + " | ".join(cells) + " |" * (len(anchors) + 2))
+    for best in filter(curves.get, like_for_like):
+        mine = curves[best]
         for name, own in curves.items():
             for rate in rates:
                 images = reaching(own, rate)
                 if images and images < reaching(mine, rate):
-                    print(f"{rate} bpp, images that {name} reaches: {path.stem} {at(mine, rate, images)}, "
+                    print(f"{rate} bpp, images that {name} reaches: {best} {at(mine, rate, images)}, "
                           f"{name} {at(own, rate)}")
 
 

@@ -104,7 +104,7 @@ class Denoiser(nn.Module):
         if len(counts) != len(widths):
             raise ValueError(f"{len(counts)} numbers of blocks for {len(widths)} resolutions")
         shape = {"blocks": blocks if isinstance(blocks, int) else counts, "embedding": embedding}
-        self.config = {"_class_name": "Denoiser", **shape, "widths": list(widths)}
+        self.config: dict[str, Any] = {"_class_name": "Denoiser", **shape, "widths": list(widths)}
         self.embed = NoiseEmbedding(embedding)
         self.stem = nn.Conv2d(12, widths[0], 3, padding=1)
         levels = list(zip(widths, counts, strict=True))
