@@ -30,7 +30,7 @@ from diffpress.lightning_modules.denoiser import VALIDATION_SIGMAS, DenoiserTrai
 from diffpress.lightning_modules.networks.denoiser import Denoiser
 
 CANDIDATES: list[dict[str, Any]] = [
-    {"widths": [64, 80, 112, 144], "blocks": 2},  # shipped
+    {"widths": [64, 80, 112, 144], "blocks": 2},  # shipped, before its third block at half resolution
     {"widths": [48, 96, 144], "blocks": 2},  # one level less
     {"widths": [48, 80, 128, 192], "blocks": 2},  # more of the work at low resolution
     {"widths": [96, 96], "blocks": 2},  # hardly any U
