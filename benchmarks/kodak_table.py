@@ -78,14 +78,6 @@ def at(curves: dict[str, Curve], rate: float, images: set[str] | None = None) ->
     return f"{means[0]:.2f} / {means[1]:.4f}{note}"
 
 
-def published_at(curve: Curve, rate: float) -> str:
-    """PSNR and, where it was published, MS-SSIM of a mean curve at `rate`."""
-    reached = curve[0][0] <= rate <= curve[-1][0]
-    bpp, *qualities = zip(*curve, strict=True)
-    psnr, ms_ssim = (np.interp(np.log(rate), np.log(bpp), one) for one in qualities)
-    return (f"{psnr:.2f}" + (f" / {ms_ssim:.4f}" if np.isfinite(ms_ssim) else "")) if reached else ""
-
-
 def against(curves: dict[str, Curve], anchors: dict[str, Curve], lowest: float, highest: float) -> str:
     """Mean BD-rate in % of the points between two rates."""
     deltas = []
@@ -128,11 +120,11 @@ def main(
         note = "" if len(sizes) in (0, len(own)) else f" ({len(sizes)})"
         cells.append(f"{np.mean(list(sizes.values())) / 3:.3f}{note}" if sizes else "")
         print(f"| {name} | " + " | ".join(cells) + " |")
-    for published_curve in read_curves(published) if published else ():
-        values = [point.values for point in published_curve.points]
-        points = sorted((v["bpp"], v["psnr-rgb"], v.get("ms-ssim-rgb", math.nan)) for v in values if "psnr-rgb" in v)
-        cells = [published_at(points, rate) for rate in rates] if points else []
-        print(f"| {published_curve.codec} | " + " | ".join(cells) + " |" * (len(anchors) + 2))
+    for other in read_curves(published) if published else ():
+        values = [point.values for point in other.points]
+        mean = sorted((v["bpp"], v["psnr-rgb"], v.get("ms-ssim-rgb", math.nan)) for v in values if "psnr-rgb" in v)
+        cells = [at({other.codec: mean}, rate).replace(" / nan", "") for rate in rates]
+        print(f"| {other.codec} | " + " | ".join(cells) + " |" * (len(anchors) + 2))
     for best in filter(curves.get, like_for_like):
         mine = curves[best]
         for name, own in curves.items():

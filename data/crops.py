@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from .images import ImageError
+
 _FILTERS = (Image.Resampling.BOX, Image.Resampling.BICUBIC)
 
 
@@ -42,15 +44,15 @@ class RandomCrops(Dataset[torch.Tensor]):
     """
 
     def __init__(self, sources: Sequence[CropSource], crop_size: int, samples: int, seed: int = 0) -> None:
-        """Raises ValueError when a source is empty, has no weight, or holds a photo smaller than a crop."""
+        """Raises ImageError when a source is empty, has no weight, or holds a photo smaller than a crop."""
         if not sources:
-            raise ValueError("training crops need at least one source of photos")
+            raise ImageError("training crops need at least one source of photos")
         for source in sources:
             if not source.photos or source.weight <= 0:
-                raise ValueError("every source of training crops needs photos and a positive weight")
+                raise ImageError("every source of training crops needs photos and a positive weight")
             smallest = min(min(photo.shape[:2]) for photo in source.photos)
             if smallest < crop_size:
-                raise ValueError(f"crops of {crop_size} pixels do not fit in a photo whose shorter side is {smallest}")
+                raise ImageError(f"crops of {crop_size} pixels do not fit in a photo whose shorter side is {smallest}")
         weights = np.array([source.weight for source in sources], dtype=np.float64)
         self.sources = list(sources)
         self.crop_size = crop_size
@@ -83,7 +85,7 @@ class FixedCrops(Dataset[torch.Tensor]):
     def __init__(
         self, photos: Sequence[np.ndarray], crop_size: int, samples: int | None = None, downscale: float = 1.0
     ) -> None:
-        """`samples` None means one per photo.  Raises ValueError as :class:`RandomCrops` does."""
+        """`samples` None means one per photo.  Raises ImageError as :class:`RandomCrops` does."""
         self._crops = RandomCrops([CropSource(photos)], crop_size, len(photos) if samples is None else samples)
         self.photos = photos
         self.downscale = downscale

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from .batches import Named, image_batches
 from .crops import CropSource, FixedCrops, RandomCrops
 from .datasets import NamedImages, load_data, load_photos
+from .images import ImageError
 
 
 @dataclass
@@ -94,7 +95,7 @@ class ImageData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[torch.Tensor]:
         if self.train_data is None:
-            raise ValueError("ImageData has no training images: set `train`")
+            raise ImageError("ImageData has no training images: set `train`")
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         return ResumableLoader(
@@ -109,13 +110,13 @@ class ImageData(lightning.LightningDataModule):
     def test_dataloader(self) -> DataLoader[tuple[str, torch.Tensor]]:
         """Whole images, one per step, as (name, uint8 [3, H, W])."""
         if self.test_data is None:
-            raise ValueError("ImageData has no test images: set `test`")
+            raise ImageError("ImageData has no test images: set `test`")
         return DataLoader(self.test_data, batch_size=None, num_workers=self.num_workers)
 
     def predict_dataloader(self) -> DataLoader[list[Named]]:
         """Whole images in batches of one size, each a list of (name, uint8 [3, H, W])."""
         if self.test_data is None:
-            raise ValueError("ImageData has no test images: set `test`")
+            raise ImageError("ImageData has no test images: set `test`")
         return image_batches(self.test_data, self.batch_size, self.num_workers)
 
     def _batches_done(self) -> int | None:

@@ -6,8 +6,9 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import ArgsType, LightningCLI
 
-from ..data import ImageData
-from .memory import keep_freed_memory
+from ..data import ImageData, ImageError
+from ..lightning_modules import ModelError
+from .batch import run
 
 
 class _CommandLine(LightningCLI):
@@ -16,16 +17,25 @@ class _CommandLine(LightningCLI):
 
 
 def main(args: ArgsType = None) -> int:
-    """Run one sub-command; `args` replaces the command line (a list of strings)."""
-    keep_freed_memory()
+    """Exit code of one sub-command, 2 where a model or data cannot be used; `args` replaces the command line."""
     # What a weight without gradient leaves in the optimizer decays into numbers so small that a CPU takes three times
     # as long for a step: 2.9 instead of 0.93 s after 1,900 steps of configs/uqdm/photo.yaml (Intel Xeon).
     torch.set_flush_denormal(True)
+    try:
+        return run(lambda: _command(args))
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def _command(args: ArgsType) -> int:
     try:
         _CommandLine(
             L.LightningModule, ImageData, subclass_mode_model=True, seed_everything_default=0, args=args,
             save_config_kwargs={"overwrite": True},
         )
-    finally:
-        torch.set_flush_denormal(False)
+    except (TypeError, ValueError) as error:
+        cause: BaseException | None = error  # the command line wraps what a constructor raises
+        while cause is not None and not isinstance(cause, (ImageError, ModelError)):
+            cause = cause.__cause__
+        raise (cause or error) from error.__cause__
     return 0

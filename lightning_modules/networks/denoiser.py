@@ -98,11 +98,11 @@ class Denoiser(nn.Module):
     def __init__(
         self, widths: Sequence[int] = (48, 96, 128, 160), blocks: int | Sequence[int] = 2, embedding: int = 128
     ) -> None:
-        """Raises ValueError if `blocks` has another length than `widths`."""
+        """Raises ModelError if `blocks` has another length than `widths`."""
         super().__init__()
         counts = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
         if len(counts) != len(widths):
-            raise ValueError(f"{len(counts)} numbers of blocks for {len(widths)} resolutions")
+            raise ModelError(f"{len(counts)} numbers of blocks for {len(widths)} resolutions")
         shape = {"blocks": blocks if isinstance(blocks, int) else counts, "embedding": embedding}
         self.config: dict[str, Any] = {"_class_name": "Denoiser", **shape, "widths": list(widths)}
         self.embed = NoiseEmbedding(embedding)
@@ -136,12 +136,12 @@ class Denoiser(nn.Module):
     def deepened(self, blocks: int | Sequence[int]) -> Denoiser:
         """A network with `blocks` per resolution, no fewer than here, that computes the same until it is trained.
 
-        Raises ValueError where there would be fewer.
+        Raises ModelError where there would be fewer.
         """
         deeper = Denoiser(self.config["widths"], blocks, self.config["embedding"])
         own, blocks_there = self.blocks(), deeper.blocks()
         if not own.keys() <= blocks_there.keys():
-            raise ValueError(f"a network of {self.config['blocks']} blocks cannot become one of {blocks}")
+            raise ModelError(f"a network of {self.config['blocks']} blocks cannot become one of {blocks}")
         for name, block in blocks_there.items():
             if name in own:
                 deeper.set_submodule(name, copy.deepcopy(own[name]))

@@ -165,6 +165,30 @@ def test_a_denoiser_is_deepened_but_not_made_shallower_or_wider(tmp_path: Path) 
         DenoiserTraining((8, 16), 2, 16, initial=str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ("--model.init_args.initial=absent", "there is no model folder 'absent'"),
+        ("--model.init_args.blocks=[1, 1, 1]", "3 numbers of blocks for 2 resolutions"),
+        ("--data.crop_size=64", "crops of 64 pixels do not fit in a photo whose shorter side is 40"),
+    ],
+)
+def test_training_that_cannot_start_says_why_in_a_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], wrong: str, sentence: str
+) -> None:
+    save_image(synthetic_photo(40, 48), tmp_path / "photos" / "one.png")
+    arguments = [
+        "fit", "-c", str(ROOT / "configs" / "denoiser" / "pixel.yaml"), "--model.init_args.widths=[8, 16]",
+        "--model.init_args.blocks=1", "--data.train", str(tmp_path / "photos"), "--data.val", str(tmp_path / "photos"),
+        "--data.crop_size=32", f"--trainer.logger.init_args.save_dir={tmp_path}", "--trainer.max_steps=1",
+        "--trainer.accelerator=cpu", wrong,
+    ]  # fmt: skip
+    assert train(arguments) == 2
+    captured = capfd.readouterr()
+    assert f"error: {sentence}" in captured.err
+    assert "Traceback" not in captured.out + captured.err
+
+
 def test_training_flushes_numbers_too_small_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(
