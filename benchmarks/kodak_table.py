@@ -3,7 +3,8 @@ r"""The README's table of Kodak: PSNR and MS-SSIM at equal rates, BD-rates, and 
     python benchmarks/kodak_table.py --files "[docs/results/kodak]" --published ../shared/reference/kodak_curves
     python benchmarks/kodak_table.py --records "[runs/kodak/records]" --keep docs/results/kodak
 
-records    what `evaluate.py -o runs/kodak` measured, every codec of it
+records    what `evaluate.py -o runs/kodak` measured, every codec of it; with `--hypothetical` of DiffC also what
+           an ideal coder would need, as a codec of its own whose name ends in "-hypothetical"
 files      what kodak_rates.py measured, or `keep` wrote; or folders of these
 keep       folder to write the curves of `records` to
 published  file or folder of curves that others published, means over the images at each quality
@@ -28,18 +29,19 @@ from diffpress.evaluation.published import read_curves
 Curve = list[tuple[float, float, float]]  # bpp, PSNR in dB, MS-SSIM
 
 
-def of_records(folder: Path) -> tuple[dict[str, Curve], dict[str, float]]:
-    """(curve, lossless bpp) by image of one codec's records."""
+def of_records(folder: Path, hypothetical: bool) -> tuple[dict[str, Curve], dict[str, float]]:
+    """(curve, lossless bpp) by image of one codec's records, or of what no file stands for in them."""
     curves: dict[str, Curve] = {}
     lossless: dict[str, float] = {}
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text())
-        points = [point for point in record["points"] if not point["error"] and not point.get("hypothetical")]
         curves[path.stem] = []
-        for point in points:
+        for point in record["points"]:
+            if point["error"] or point.get("hypothetical", False) != hypothetical:
+                continue
             if point["lossless"]:
                 lossless[path.stem] = point["bpp"]
-            elif point["scores"]["psnr-rgb"]:
+            elif point["bpp"] and point["scores"]["psnr-rgb"]:
                 curves[path.stem].append((point["bpp"], point["scores"]["psnr-rgb"], point["scores"]["ms-ssim-rgb"]))
         curves[path.stem].sort()
     return curves, lossless
@@ -102,7 +104,10 @@ def main(
     like_for_like: list[str] = ["diffc"],  # noqa: B006
 ) -> None:
     """Print the table."""
-    found = {path.name: of_records(path) for root in records for path in sorted(root.iterdir())}
+    folders = [path for root in records for path in sorted(root.iterdir())]
+    found = {path.name: of_records(path, hypothetical=False) for path in folders}
+    ideal = {f"{path.name}-hypothetical": of_records(path, hypothetical=True) for path in folders}
+    found |= {name: pair for name, pair in ideal.items() if any(pair[0].values())}
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
         for name, pair in found.items():

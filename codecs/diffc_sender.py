@@ -29,6 +29,14 @@ EXACT_ERROR = (16 / 127.5) ** 2  # mean squared error of the estimate from which
 Progress = Callable[[int, int], None]  # (steps done, steps at most)
 
 
+def weakened(difference: Tensor, end: float, weaken: float) -> Tensor:
+    """`difference` [1, C, h, w] = x0 - x0_hat without what the noise at log-SNR `end` would drown (Sender.weaken)."""
+    if not weaken:
+        return difference
+    _, channels, height, width = difference.shape
+    return bands_of((channels, height, width), WEAKEN_BLOCK).weaken(difference, math.exp(end) / weaken)
+
+
 @dataclass
 class Sender:
     """Sends one image step by step.
@@ -105,18 +113,13 @@ class Sender:
 
         room, ratio  bits left, and how many a step is expected to need for each calibrated one: where that leads to
         """
-        difference = self.x0 - x_hat
-        if not self.weaken:
-            return difference
         end = state
         for ahead, parts in self._ahead(state):
             end = ahead
             room -= ratio * sum(part.bits for part in parts)
             if room < 0:
                 break
-        _, channels, height, width = difference.shape
-        bands = bands_of((channels, height, width), WEAKEN_BLOCK)
-        return bands.weaken(difference, math.exp(self.chain.log_snr(end)) / self.weaken)
+        return weakened(self.x0 - x_hat, self.chain.log_snr(end), self.weaken)
 
     def _common_code(self, start: State) -> Chain[int | None]:
         """The one budget code that suits a small image best, from a dry run without coder; None for a large one.

@@ -283,7 +283,8 @@ def hypothetical_points(
             steps = len(codec.schedules[codec.preset].levels)
             lossy = {point.segments for point in measured if not point.error and not point.lossless}
             counts = sorted(k for k in lossy if 1 <= k <= steps)
-            for ideal in ideal_curve(codec, image, counts) if counts else ():
+            exact = any(point.lossless for point in measured)
+            for ideal in ideal_curve(codec, image, counts, lossless=exact) if counts else ():
                 name, bpp = f"ideal coder, {ideal.segments} steps", ideal.bits / pixels
                 scores = score(ideal.image, image, extra)
                 points.append(Measurement(name, "", ideal.bits / 8, bpp, scores, segments=ideal.segments))

@@ -8,8 +8,6 @@ Log-SNRs are Python floats, or tensors that broadcast against x.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -63,8 +61,3 @@ def x0_from_v(z_t: Tensor, v: Tensor, log_snr: Level) -> Tensor:
     """x_hat of a v-prediction, v = alpha eps - sigma x (Salimans and Ho 2022, appendix D)."""
     alpha, sigma = alpha_sigma(log_snr)
     return alpha.to(v) * z_t - sigma.to(v) * v
-
-
-def kl_bits(mu: Tensor) -> float:
-    """KL(N(mu, I) || N(0, I)) in bits: |mu|^2 / (2 ln 2)."""
-    return float(mu.double().square().sum()) / (2 * math.log(2))
