@@ -77,9 +77,9 @@ def test_lossless_at_any_size(codec: DiffC, size: tuple[int, int]) -> None:
     assert codec.prefix(found, len(found.segments)) == found
 
 
-def test_ensemble_averages_the_orientations(photo: torch.Tensor) -> None:
+def test_ensemble_averages_the_orientations() -> None:
     """It does not know which way up the latent lies, and its error is below that of a single estimate."""
-    codec = DiffC(load_model("diffc-pixel", device="cpu"))
+    codec, photo = DiffC(load_model("diffc-pixel", device="cpu")), synthetic_photo(96, 128)
     stream = codec.encode(photo, bpp=1.0)
     assert codec.ending(codec.preset) == "ensemble"
     assert psnr(codec.decode(stream), photo) > psnr(codec.decode(stream, reconstruction="mse"), photo)
