@@ -18,6 +18,7 @@ import hashlib
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -33,6 +34,7 @@ from .diffc_plan import CODERS, FAST, MAX_PRESETS, Plan, Side
 from .diffc_sender import Progress, Sender
 from .exact import decode_exact, exact_size
 from .lockstep import Chain, run
+from .reproducible import unsplit_operations
 from .reverse_channel import CoderError, PayloadError
 
 WEAKEN = 0.2  # docs/decisions/0054-water-filling.md, 0055-levels.md
@@ -142,7 +144,8 @@ class DiffC:
         progress  called with (steps done, steps at most)
         With none of the first three, every step of the preset is sent.  Raises CodecError.
         """
-        return run(self.prior, [self._encode(image, bpp, segments, lossless, prompt, progress)])[0]
+        with unsplit_operations() if lossless else nullcontext():
+            return run(self.prior, [self._encode(image, bpp, segments, lossless, prompt, progress)])[0]
 
     def encode_batch(
         self, images: Sequence[Tensor], *, bpp: float | None = None, segments: int | None = None,
@@ -197,7 +200,8 @@ class DiffC:
         reconstruction  overrides the codec's own
         """
         count = len(stream.segments) if segments is None else segments
-        return run(self.prior, [self._decode(stream, [count], reconstruction, progress)])[0][0][0]
+        with unsplit_operations() if self._exact(stream, count) else nullcontext():
+            return run(self.prior, [self._decode(stream, [count], reconstruction, progress)])[0][0][0]
 
     def prefix(self, stream: Stream, segments: int) -> Stream:
         """A complete stream of the first `segments` segments, at least one, as if `encode` had stopped there."""
@@ -209,7 +213,12 @@ class DiffC:
     def decode_prefixes(self, stream: Stream, counts: Sequence[int]) -> list[tuple[Tensor, float]]:
         """The images after each of the ascending numbers of segments `counts`, in one pass through the chain, and the
         seconds that each of them takes alone, the other reconstructions not included."""
-        return run(self.prior, [self._decode(stream, counts, None, None)])[0]
+        with unsplit_operations() if self._exact(stream, counts[-1]) else nullcontext():
+            return run(self.prior, [self._decode(stream, counts, None, None)])[0]
+
+    def _exact(self, stream: Stream, count: int) -> bool:
+        """Whether the first `count` segments end with the exact one, which needs the very estimates of the encoder."""
+        return self._plan(stream.header).lossless and count == stream.announced
 
     def _decode(
         self, stream: Stream, counts: Sequence[int], reconstruction: str | None, progress: Progress | None
@@ -221,7 +230,7 @@ class DiffC:
                 raise CodecError(f"the file has {len(stream.segments)} segments, not {count}")
         side, _ = plan.read_side(stream.segments[0]) if stream.segments else (Side(), 0)
         size = (header.height, header.width)
-        exact = plan.lossless and counts[-1] == stream.announced
+        exact = self._exact(stream, counts[-1])
         steps = counts[-1] - exact
         images: list[tuple[Tensor, float]] = []
         spent, mark = 0.0, time.perf_counter()

@@ -164,3 +164,19 @@ def test_bad_images_and_options_are_sentences(codec: DiffC, tiny_prior: Path) ->
     for wrong in ({"coder": "none"}, {"preset": "none"}, {"reconstruction": "none"}):
         with pytest.raises(CodecError, match="unknown"):
             get_codec("diffc", model=model, **wrong)
+
+
+@pytest.mark.parametrize("threads", [(1, 2), (2, 1)])
+def test_lossless_files_decode_with_any_number_of_threads(threads: tuple[int, int]) -> None:
+    codec, image = DiffC(load_model("diffc-pixel", device="cpu"), preset="fast"), synthetic_photo(192, 256)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads[0])
+        stream = codec.encode(image, lossless=True)
+        torch.set_num_threads(threads[1])
+        assert torch.equal(codec.decode(stream), image)
+        (decoded, _), *_ = reversed(codec.decode_prefixes(stream, [2, len(stream.segments)]))
+        assert torch.equal(decoded, image)
+        assert torch.get_num_threads() == threads[1]
+    finally:
+        torch.set_num_threads(before)
