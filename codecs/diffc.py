@@ -33,7 +33,7 @@ from .diffc_chain import RECONSTRUCTIONS, SharedChain, State
 from .diffc_plan import CODERS, FAST, MAX_PRESETS, Plan, Side
 from .diffc_sender import Progress, Sender
 from .exact import decode_exact, exact_size
-from .lockstep import Chain, run
+from .lockstep import Chain, T, run
 from .reproducible import unsplit_operations
 from .reverse_channel import CoderError, PayloadError
 
@@ -144,8 +144,7 @@ class DiffC:
         progress  called with (steps done, steps at most)
         With none of the first three, every step of the preset is sent.  Raises CodecError.
         """
-        with unsplit_operations() if lossless else nullcontext():
-            return run(self.prior, [self._encode(image, bpp, segments, lossless, prompt, progress)])[0]
+        return self._run(self._encode(image, bpp, segments, lossless, prompt, progress), lossless)
 
     def encode_batch(
         self, images: Sequence[Tensor], *, bpp: float | None = None, segments: int | None = None,
@@ -200,8 +199,7 @@ class DiffC:
         reconstruction  overrides the codec's own
         """
         count = len(stream.segments) if segments is None else segments
-        with unsplit_operations() if self._exact(stream, count) else nullcontext():
-            return run(self.prior, [self._decode(stream, [count], reconstruction, progress)])[0][0][0]
+        return self._run(self._decode(stream, [count], reconstruction, progress), self._exact(stream, count))[0][0]
 
     def prefix(self, stream: Stream, segments: int) -> Stream:
         """A complete stream of the first `segments` segments, at least one, as if `encode` had stopped there."""
@@ -213,11 +211,15 @@ class DiffC:
     def decode_prefixes(self, stream: Stream, counts: Sequence[int]) -> list[tuple[Tensor, float]]:
         """The images after each of the ascending numbers of segments `counts`, in one pass through the chain, and the
         seconds that each of them takes alone, the other reconstructions not included."""
-        with unsplit_operations() if self._exact(stream, counts[-1]) else nullcontext():
-            return run(self.prior, [self._decode(stream, counts, None, None)])[0]
+        return self._run(self._decode(stream, counts, None, None), self._exact(stream, counts[-1]))
+
+    def _run(self, chain: Chain[T], exact: bool) -> T:
+        """What `chain` returns; with an exact segment both sides need the same estimates to the last bit."""
+        with unsplit_operations() if exact else nullcontext():
+            return run(self.prior, [chain])[0]
 
     def _exact(self, stream: Stream, count: int) -> bool:
-        """Whether the first `count` segments end with the exact one, which needs the very estimates of the encoder."""
+        """Whether the first `count` segments end with the exact one."""
         return self._plan(stream.header).lossless and count == stream.announced
 
     def _decode(
