@@ -5,7 +5,7 @@ r"""The README's table of Kodak: PSNR and MS-SSIM at equal rates, BD-rates, and 
 
 records    what `evaluate.py -o runs/kodak` measured, every codec of it; with `--hypothetical` of DiffC also what
            an ideal coder would need, as a codec of its own whose name ends in "-hypothetical"
-files      what kodak_rates.py measured, or `keep` wrote; or folders of these
+files      what `keep` wrote; or folders of these
 keep       folder to write the curves of `records` to
 published  file or folder of curves that others published, means over the images at each quality
 Figures at a rate are interpolated on each image's own curve, linearly in dB over log rate, and averaged over the images
@@ -48,7 +48,7 @@ def of_records(folder: Path, hypothetical: bool) -> tuple[dict[str, Curve], dict
 
 
 def of_file(path: Path) -> tuple[dict[str, Curve], dict[str, float]]:
-    """The same from what kodak_rates.py or `save` wrote."""
+    """The same from what `save` wrote."""
     rows = {Path(one["image"]).stem: one for one in json.loads(path.read_text())}
     curves = {image: list(zip(one["bpp"], one["psnr"], one["ms_ssim"], strict=True)) for image, one in rows.items()}
     return curves, {image: one["lossless_bpp"] for image, one in rows.items() if one.get("lossless_bpp")}

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 
 import pytest
@@ -149,8 +150,9 @@ def test_a_fit_for_another_file_is_refused(
 def test_shipped_prior_gains_on_a_photo(shared: Path) -> None:
     prior = load_model("diffc-pixel", device="cpu")
     x0 = prior.encode(read_image(shared / "data" / "kodak" / "kodim23.png")[None, :, 128:384, 128:384])
-    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(3))
-    for level, factor, limit in ((856, 0.92, 0.118), (712, 0.9, 0.0333), (592, 0.95, 0.009)):
-        z = diffuse(x0, prior.log_snr(level), noise)
-        plain = float((prior.own_estimate(z, prior.log_snr(level)) - x0).square().mean())
-        assert float((prior.denoise(z, level) - x0).square().mean()) < min(factor * plain, limit)
+    noises = [torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed)) for seed in (3, 4, 5)]
+    for level, factor, limit in ((856, 0.9, 0.115), (712, 0.9, 0.0325), (592, 0.95, 0.0085)):
+        noisy = [diffuse(x0, prior.log_snr(level), noise) for noise in noises]
+        plain = [float((prior.own_estimate(z, prior.log_snr(level)) - x0).square().mean()) for z in noisy]
+        mixed = [float((prior.denoise(z, level) - x0).square().mean()) for z in noisy]
+        assert fmean(mixed) < min(factor * fmean(plain), limit)
