@@ -48,11 +48,11 @@ def main(
     codecs: list[str] | None = None,
     points: list[str] | None = None,
 ) -> None:
-    """Decode the files of `codecs` (None: all) at `points` (None: all) anew; exit status 1 if any differs."""
+    """Decode the files of `codecs` (None: all) at `points` (None: all) anew; exit status 1 if one differs."""
     images = load_data(data, data_dir)
     originals = dict(images[number] for number in range(len(images)))
-    worst = 0.0
-    for folder in sorted((out / "records").iterdir()):
+    worst = None
+    for folder in sorted((out / "records").glob("*")):
         if codecs is not None and folder.name not in codecs:
             continue
         records = [record for record in map(read_record, sorted(folder.glob("*.json"))) if record is not None]
@@ -67,7 +67,9 @@ def main(
                 originals,
             )
             print(f"{folder.name}, {point}: {len(found)} files, largest difference {max(found):.6f} dB", flush=True)
-            worst = max(worst, *found)
+            worst = max(worst or 0.0, *found)
+    if worst is None:
+        raise SystemExit(f"error: {out} has no files of these codecs and points")
     raise SystemExit(int(worst > TOLERANCE))
 
 
