@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from ..codecs import CodecError, container, get_codec
+from ..codecs import CodecError, container
 from ..codecs.base import Codec, Header, codec_class
 from ..data import ImageError, list_images, read_image, save_image, write_file
 from ..lightning_modules import ModelError, find_model, load_model
@@ -190,7 +190,8 @@ def _each(sources: list[Path], paths: list[Path], one: Callable[[Path, Path, Cal
                 print(one(source, path, lambda done, total: bar.update(steps, completed=done, total=total)), flush=True)  # noqa: B023
             except USER_ERRORS as error:
                 failures += 1
-                print(f"{source}: {_sentence(error)}", file=sys.stderr)
+                said = _sentence(error)
+                print(said if said.startswith(f"{source}: ") else f"{source}: {said}", file=sys.stderr)
             bar.remove_task(steps)
             bar.advance(files)
     return failures
@@ -213,6 +214,3 @@ def run(action: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-
-
-__all__ = ["build_codec", "compress", "decompress", "get_codec", "run"]
