@@ -135,13 +135,22 @@ def test_training_learns_resumes_and_exports(tmp_path: Path) -> None:
         z, log_snr = torch.randn(2, 3, 16, 24), torch.tensor([-3.0, 8.0])
         torch.testing.assert_close(again(z, log_snr), network(z, log_snr))
 
+    fit("bf16", 12, "--trainer.precision=bf16-mixed")
+    exact, images = validation(tmp_path / "whole")
+    rough, _ = validation(tmp_path / "bf16")
+    assert exact[-1] < exact[0]
+    assert rough == pytest.approx(exact, rel=0.01)
+    assert rough != exact
+    assert "val/noisy_and_denoised_50" in images
+
+
+def validation(run: Path) -> tuple[list[float], list[str]]:
+    """(validation losses, tags of the pictures) that a training run logged."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(next((tmp_path / "whole").rglob("events*")).parent))
+    events = EventAccumulator(str(next(run.rglob("events*")).parent))
     events.Reload()
-    losses = [scalar.value for scalar in events.Scalars("val/eps_loss")]
-    assert losses[-1] < losses[0]
-    assert "val/noisy_and_denoised_50" in events.Tags()["images"]
+    return [scalar.value for scalar in events.Scalars("val/eps_loss")], events.Tags()["images"]
 
 
 def test_a_denoiser_is_deepened_but_not_made_shallower_or_wider(tmp_path: Path) -> None:
