@@ -18,7 +18,7 @@ import torch
 from jsonargparse import auto_cli
 
 from diffpress.codecs import container, get_codec
-from diffpress.codecs.bitsback import BitsBack
+from diffpress.codecs.bitsback.codec import BitsBack
 from diffpress.data import list_images, read_image
 from diffpress.data.imagenet64 import ImageNet64
 from diffpress.lightning_modules import load_model

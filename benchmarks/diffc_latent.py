@@ -24,9 +24,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from diffpress.codecs import container, diffc, diffc_plan
+from pipelines import save_random_pipeline
+
+from diffpress.codecs import container
+from diffpress.codecs.diffc import codec as diffc
+from diffpress.codecs.diffc import header as diffc_plan
 from diffpress.lightning_modules import load_model
-from diffpress.lightning_modules.priors.random_pipelines import save_random_pipeline
 
 PUBLISHED = "Published for 12 to 163 steps on an A40, 768 x 512: encode 0.6 to 9.4 s, decode 2.9 to 8.5 s."
 

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from diffpress.codecs.reverse_channel import ReverseChannelCoder
-from diffpress.codecs.reverse_channel.base import variance_of
-from diffpress.codecs.reverse_channel.layout import Layout
-from diffpress.codecs.reverse_channel.prefix_code import IndexModel, index_code
+from diffpress.codecs.reverse_channel.codebook import Layout
+from diffpress.codecs.reverse_channel.index_code import IndexModel, index_code
+from diffpress.codecs.reverse_channel.interface import variance_of
 
 Floats = NDArray[np.float64]
 # (mu, bits, key) -> (bits spent, sample)

@@ -24,13 +24,13 @@ import torch
 from numpy.typing import NDArray
 
 from diffpress.codecs.entropy import SegmentDecoder, SegmentEncoder
-from diffpress.codecs.reproducible import unsplit_operations
-from diffpress.codecs.uqdm import grey_levels
-from diffpress.codecs.uqdm_chain import FINE, TILE, Chain
-from diffpress.codecs.uqdm_tables import PixelTables, forget_step_tables, step_index, step_table
+from diffpress.codecs.threads import unsplit_operations
+from diffpress.codecs.uqdm.codec import grey_levels
+from diffpress.codecs.uqdm.latents import FINE, TILE, Chain
+from diffpress.codecs.uqdm.tables import PixelTables, forget_step_tables, step_index, step_table
 from diffpress.lightning_modules import load_model
-from diffpress.lightning_modules.pixel_likelihood import LEVELS
-from diffpress.lightning_modules.universal_quantization import LOGISTIC_SCALE, interval_log_mass
+from diffpress.lightning_modules.diffusion.pixels import LEVELS
+from diffpress.lightning_modules.diffusion.universal_quantization import LOGISTIC_SCALE, interval_log_mass
 
 SHARED = Path(os.environ.get("DIFFPRESS_SHARED", Path(__file__).resolve().parent.parent.parent / "shared"))
 PUBLISHED = SHARED / "reference" / "uqdm-tiny"

@@ -6,10 +6,8 @@ refinement step.  Codecs know no file names; the CLIs know no tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib import import_module
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -80,43 +78,6 @@ class Codec(Protocol):
     def decode(self, stream: Stream, *, segments: int | None = None) -> torch.Tensor:
         """uint8 [3, H, W] from the first `segments` segments (None: all).  Raises CodecError."""
         ...
-
-
-_REGISTRY: dict[str, Callable[..., Any]] = {}
-_Class = TypeVar("_Class", bound=type)
-
-
-def register(name: str) -> Callable[[_Class], _Class]:
-    """Class decorator: make a codec available as ``get_codec(name, ...)``."""
-
-    def add(codec: _Class) -> _Class:
-        _REGISTRY[name] = codec
-        return codec
-
-    return add
-
-
-def codec_names() -> list[str]:
-    """Names of all codecs, sorted."""
-    from . import BUILTIN
-
-    return sorted(_REGISTRY | BUILTIN)
-
-
-def codec_class(name: str) -> Callable[..., Any]:
-    """The class registered as `name`; raises CodecError."""
-    from . import BUILTIN
-
-    if name not in _REGISTRY and name in BUILTIN:
-        import_module(f".{BUILTIN[name]}", __package__)
-    if name not in _REGISTRY:
-        raise CodecError(f"unknown codec {name!r}; available: {', '.join(codec_names())}")
-    return _REGISTRY[name]
-
-
-def get_codec(name: str, **options: Any) -> Codec:
-    """The codec called `name`, built with `options` (e.g. ``model=load_model(folder)`` for diffc and uqdm)."""
-    return codec_class(name)(**options)
 
 
 def check_image(image: torch.Tensor) -> torch.Tensor:

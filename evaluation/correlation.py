@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..data import ImageError, read_image
 from ..data.images import SUFFIXES
-from ..lightning_modules.priors.base import Prior
+from ..lightning_modules.priors.interface import Prior
 from .measure import ExtraMetric
 from .metrics import MAX_PSNR, psnr
 

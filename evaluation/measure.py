@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from ..codecs import Codec, CodecError, Header, Stream, container
-from ..codecs.diffc import DiffC
-from ..codecs.hypothetical import autoencoder_bound, ideal_curve
+from ..codecs.diffc.codec import DiffC
+from ..codecs.diffc.ideal import autoencoder_bound, ideal_curve
 from ..data import ImageError, write_file
 from ..lightning_modules import ModelError
 from .metrics import bits_per_pixel, psnr, ssim_scores
@@ -174,7 +174,7 @@ def _all_prefixes(
 ) -> dict[int, tuple[Tensor, float]] | None:
     """By number of segments the image and the seconds it takes, where the codec decodes prefixes in one pass.
 
-    The images are what decoding each prefix's own file gives (tests/codecs/test_diffc.py).
+    The images are what decoding each prefix's own file gives (tests/codecs/diffc/test_diffc.py).
     """
     if not hasattr(codec, "decode_prefixes"):
         return None

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ..codecs import Codec, CodecError, codec_names, get_codec
-from ..codecs.base import codec_class
+from ..codecs.registry import codec_class
 from ..lightning_modules import LOADING, find_model, load_model
 
 __all__ = ["GRIDS", "CodecSpec", "Grid", "parse_specs", "point_name"]

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from .. import resource
+from .identity import ModelError, read_json
 from .priors.components import HUB_ID, resolve_hub_id
-from .priors.fingerprint import ModelError, read_json
 from .priors.latent import as_dtype
 
 __all__ = ["LOADING", "ModelError", "find_model", "load_model"]

@@ -16,9 +16,9 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from . import ModelError, find_model
-from .gaussian import alpha_sigma, diffuse
-from .muon import MuonAdamW
+from .diffusion.gaussian import alpha_sigma, diffuse
 from .networks.denoiser import Denoiser
+from .training.optimizers import MuonAdamW
 
 VALIDATION_SIGMAS = (5, 15, 25, 50, 100)  # of 255 grey levels, beside unit-scale data: comparable with the literature
 

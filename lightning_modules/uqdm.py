@@ -20,20 +20,22 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from . import find_model, gaussian, pixel_likelihood
-from .gaussian import Level
+from . import find_model
+from .diffusion import gaussian
+from .diffusion import pixels as pixel_likelihood
+from .diffusion.gaussian import Level
+from .diffusion.noise_schedule import ScheduleConfig
+from .diffusion.universal_quantization import BasePrior, interval_log_mass, sample_base, uniform_noise
+from .identity import ModelError
 from .networks.scaled_denoiser import DenoiserConfig, ScaledDenoiser
 from .networks.score_net import ScoreNetConfig
-from .pixel_diffusion import (
+from .training.pixel_diffusion import (
     OptimizerConfig,
     PixelDiffusion,
     export_checkpoint,
     load_folder,
     network_config,
 )
-from .priors.fingerprint import ModelError
-from .schedule import ScheduleConfig
-from .universal_quantization import BasePrior, interval_log_mass, sample_base, uniform_noise
 
 Method = Literal["denoise", "ancestral", "flow"]
 Scale = Literal["forward_kernel", "posterior"]
@@ -284,7 +286,7 @@ def load_uqdm(folder: str | Path, device: str | torch.device | None = None, aver
 
     Raises ModelError for a folder that holds no UQDM.
     """
-    from .published import is_published, load_published
+    from .training.published_checkpoints import is_published, load_published
 
     if is_published(folder):
         return load_published(folder, averaged=averaged).to(device or "cpu").eval()
@@ -303,7 +305,7 @@ def main() -> None:
     """Command line of this module: export and convert."""
     from jsonargparse import auto_cli
 
-    from .published import convert
+    from .training.published_checkpoints import convert
 
     try:
         auto_cli([export, convert], prog="python -m diffpress.lightning_modules.uqdm", as_positional=True)

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import gaussian, pixel_likelihood
+from .diffusion import gaussian
+from .diffusion import pixels as pixel_likelihood
+from .diffusion.noise_schedule import ScheduleConfig
+from .identity import ModelError
 from .networks.score_net import ScoreNetConfig
-from .pixel_diffusion import OptimizerConfig, PixelDiffusion, export_checkpoint, load_folder
-from .priors.fingerprint import ModelError
-from .schedule import ScheduleConfig
+from .training.pixel_diffusion import OptimizerConfig, PixelDiffusion, export_checkpoint, load_folder
 from .uqdm import METHODS, Method
 
 

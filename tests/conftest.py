@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffpress.evaluation.calibrate import measure
+from diffpress.codecs.diffc.calibrate import measure
 from diffpress.lightning_modules import load_model
 from diffpress.lightning_modules.networks.denoiser import Denoiser
 from helpers import ROOT, synthetic_photo

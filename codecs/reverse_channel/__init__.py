@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .base import CoderError, InputError, PayloadError, ReverseChannelCoder
+from .interface import CoderError, InputError, PayloadError, ReverseChannelCoder
 
 __all__ = ["CoderError", "InputError", "PayloadError", "ReverseChannelCoder", "coder_names", "get_coder"]
 

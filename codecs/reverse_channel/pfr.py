@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from ...kernels import Backend
-from . import base
+from . import interface as base
 from .batch import Work
-from .layout import Codebook, Layout
-from .prefix_code import MODELS, IndexCode, IndexModel, index_code
+from .codebook import Codebook, Layout
+from .index_code import MODELS, IndexCode, IndexModel, index_code
 from .rotation import rotate, rotate_back
 from .trellis_plan import deal
 

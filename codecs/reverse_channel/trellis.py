@@ -20,9 +20,9 @@ from torch import Tensor
 
 from ...kernels import Backend
 from ...kernels.trellis import max_score, path_labels
-from . import base
+from . import interface as base
 from .batch import Work
-from .layout import Codebook, Layout
+from .codebook import Codebook, Layout
 from .rotation import rotate, rotate_back
 from .trellis_plan import BRANCHES, Group, Layer, Plan, automatic_length, make_plan
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .base import Variance, exp2
-from .layout import Layout
+from .codebook import Layout
+from .interface import Variance, exp2
 
 FLUSH = 4  # last stages, which shift in no new bits
 FLUSH_RATE = 0.25  # no flush above this many bits per coordinate, where every coordinate needs its bits

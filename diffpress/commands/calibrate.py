@@ -16,15 +16,15 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import Progress
 
+from ..codecs.diffc.calibrate import calibrate, fit_pyramid
 from ..codecs.reverse_channel import get_coder
 from ..data import crop, list_images, read_image, write_file
-from ..evaluation.calibrate import calibrate, fit_pyramid
 from ..lightning_modules import LOADING, ModelError, load_model
-from ..lightning_modules.priors.base import Prior
-from ..lightning_modules.priors.fingerprint import read_json
+from ..lightning_modules.identity import read_json
+from ..lightning_modules.priors.interface import Prior
 from ..lightning_modules.priors.pixel import DenoiserPrior
 from ..lightning_modules.priors.pyramid import Node
-from .batch import run
+from .files import run
 from .model_options import add_model_options, loading_options
 
 

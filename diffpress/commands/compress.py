@@ -9,8 +9,8 @@ from typing import Literal
 from jsonargparse import ArgumentParser
 
 from ..codecs import codec_names
-from .batch import build_codec, compress, run
 from .captions import prompts_by, prompts_from
+from .files import build_codec, compress, run
 from .model_options import add_model_options, loading_options
 
 

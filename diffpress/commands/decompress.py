@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 
 from ..codecs import CodecError
 from ..codecs.container import MAX_PIXELS
-from .batch import decompress, run
+from .files import decompress, run
 from .model_options import add_model_options, loading_options
 
 

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from ..data import read_image, save_image
 from ..evaluation.metrics import psnr
-from .batch import run
+from .files import run
 
 # codec, what to call it, options of compress.py
 RUNS = (

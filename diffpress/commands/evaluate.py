@@ -18,7 +18,7 @@ from ..evaluation.plots import plot_files
 from ..evaluation.points import parse_specs
 from ..evaluation.report import write_report
 from ..evaluation.results import table_text
-from .batch import DEFAULT_MODELS, run
+from .files import DEFAULT_MODELS, run
 
 
 def parser() -> ArgumentParser:

@@ -8,7 +8,7 @@ from lightning.pytorch.cli import ArgsType, LightningCLI
 
 from ..data import ImageData, ImageError
 from ..lightning_modules import ModelError
-from .batch import run
+from .files import run
 
 
 class _CommandLine(LightningCLI):

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..priors.fingerprint import ModelError, read_json
+from ..identity import ModelError, read_json
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SIGMA_DATA = 0.5  # standard deviation of natural images in [-1, 1], for the preconditioning of Karras et al. 2022

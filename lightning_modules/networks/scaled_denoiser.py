@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..priors.fingerprint import ModelError, read_json
+from ..identity import ModelError, read_json
 from .denoiser import Denoiser
 from .score_net import DATA_STD, detail_features, karras_eps, positive_scale
 

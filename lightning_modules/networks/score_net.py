@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..gaussian import alpha_sigma
+from ..diffusion.gaussian import alpha_sigma
 
 DATA_STD = 0.5  # of natural images in [-1, 1]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .fingerprint import ModelError, read_json
+from ..identity import ModelError, read_json
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..gaussian import alpha_sigma
-from .fingerprint import ModelError
+from ..diffusion.gaussian import alpha_sigma
+from ..identity import ModelError
 from .latent import LatentPrior, Text
 
 NUM_LEVELS = 1000

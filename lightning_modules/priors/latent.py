@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ...data.tiling import crop, pad_to_multiple
+from ..identity import ModelError
 from .components import load_pipeline
-from .fingerprint import ModelError
 
 Text = tuple[Tensor, ...]  # what a network is told about one prompt, each [1, ...]
 Offload = Literal["none", "model", "layers"]
@@ -54,7 +54,7 @@ class LatentPrior(ABC):
     """
 
     lossless = False
-    reconstruction = "flow"  # how decoding ends unless told otherwise: codecs/diffc.py
+    reconstruction = "flow"  # how decoding ends unless told otherwise: codecs/diffc/codec.py
     half = torch.float16  # precision on a GPU
     network_name = "unet"
 

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from ...data.tiling import apply_tiled, crop, pad_to_multiple
-from ..gaussian import x0_from_eps, x0_from_v
+from ..diffusion.gaussian import x0_from_eps, x0_from_v
+from ..identity import ModelError, fingerprint, read_json
 from ..networks.denoiser import Denoiser
-from .fingerprint import ModelError, fingerprint, read_json
 from .pyramid import Pyramid
 
 

@@ -7,7 +7,7 @@ average over 2 x 2 pixels, U bicubic interpolation and l the log-SNR, the estima
     E(z, l) = own D(z, l) + smooth U P D(z, l) + coarse U E(P z, l + log 4)
 
 with three weights that depend on l only, because pictures look alike at all scales.  They are fitted by least squares
-(evaluation/calibrate.py) and lie beside the weights, in prior.json.
+(codecs/diffc/calibrate.py) and lie beside the weights, in prior.json.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..gaussian import Level, x0_from_eps, x0_from_v
+from ..diffusion.gaussian import Level, x0_from_eps, x0_from_v
+from ..identity import ModelError
 from .components import load_pipeline
-from .fingerprint import ModelError
 from .latent import LatentPrior, Text
 
 REFINED = 0.2  # share of the levels, the cleanest ones, that SDXL's refiner was trained for

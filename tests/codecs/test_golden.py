@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from diffpress.codecs import container, get_codec
+from diffpress.codecs.diffc.calibrate import measure
 from diffpress.data import read_image, save_image
-from diffpress.evaluation.calibrate import measure
 from diffpress.lightning_modules import load_model
+from diffpress.lightning_modules.diffusion.noise_schedule import ScheduleConfig
 from diffpress.lightning_modules.networks.denoiser import Denoiser
 from diffpress.lightning_modules.networks.score_net import ScoreNetConfig
-from diffpress.lightning_modules.schedule import ScheduleConfig
 from diffpress.lightning_modules.uqdm import UQDM
 from helpers import ROOT, synthetic_photo
 

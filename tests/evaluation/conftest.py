@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from diffpress.codecs import CodecError, Header, Stream
-from diffpress.codecs.base import _REGISTRY
+from diffpress.codecs.registry import CODECS
 from diffpress.data import save_image
 
 LEVELS = 4
@@ -71,7 +73,8 @@ def bitplanes(monkeypatch: pytest.MonkeyPatch) -> type[BitPlanes]:
     from diffpress.evaluation import points
 
     codec_names()
-    monkeypatch.setitem(_REGISTRY, "bitplanes", BitPlanes)
+    monkeypatch.setitem(sys.modules, "bitplanes", SimpleNamespace(BitPlanes=BitPlanes))
+    monkeypatch.setitem(CODECS, "bitplanes", "bitplanes:BitPlanes")
     monkeypatch.setitem(points.GRIDS, "bitplanes", points.Grid("segments", ("all", "lossless")))
     BitPlanes.calls = 0
     return BitPlanes

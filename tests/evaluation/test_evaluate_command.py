@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from pipelines import save_random_pipeline
 
 from diffpress.codecs import CodecError
-from diffpress.commands.batch import DEFAULT_MODELS
 from diffpress.commands.evaluate import main
+from diffpress.commands.files import DEFAULT_MODELS
 from diffpress.data import ImageError
 from diffpress.evaluation.plots import plot_files
 from diffpress.evaluation.points import parse_specs
 from diffpress.evaluation.published import read_curves
 from diffpress.lightning_modules import ModelError
-from diffpress.lightning_modules.priors.random_pipelines import save_random_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -13,12 +13,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
-from diffpress.lightning_modules import ModelError, gaussian, pixel_likelihood
-from diffpress.lightning_modules.averaging import EMA
+from diffpress.lightning_modules import ModelError
+from diffpress.lightning_modules.diffusion import gaussian
+from diffpress.lightning_modules.diffusion import pixels as pixel_likelihood
+from diffpress.lightning_modules.diffusion.noise_schedule import ScheduleConfig
+from diffpress.lightning_modules.diffusion.universal_quantization import BasePrior, interval_log_mass, sample_base
 from diffpress.lightning_modules.networks.score_net import ScoreNetConfig
-from diffpress.lightning_modules.pixel_diffusion import OptimizerConfig
-from diffpress.lightning_modules.schedule import ScheduleConfig
-from diffpress.lightning_modules.universal_quantization import BasePrior, interval_log_mass, sample_base
+from diffpress.lightning_modules.training.averaging import EMA
+from diffpress.lightning_modules.training.pixel_diffusion import OptimizerConfig
 from diffpress.lightning_modules.uqdm import METHODS, UQDM, export, load_uqdm
 
 NETWORK = ScoreNetConfig(

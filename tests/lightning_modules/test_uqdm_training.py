@@ -17,8 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader
 
 from diffpress.data import save_image
+from diffpress.lightning_modules.diffusion.noise_schedule import ScheduleConfig
 from diffpress.lightning_modules.networks.score_net import ScoreNetConfig
-from diffpress.lightning_modules.schedule import ScheduleConfig
 from diffpress.lightning_modules.uqdm import UQDM
 from helpers import ROOT, synthetic_photo
 

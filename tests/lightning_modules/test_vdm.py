@@ -9,10 +9,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from diffpress.lightning_modules import ModelError, load_model
-from diffpress.lightning_modules.gaussian import diffuse
+from diffpress.lightning_modules.diffusion.gaussian import diffuse
+from diffpress.lightning_modules.diffusion.noise_schedule import ScheduleConfig
 from diffpress.lightning_modules.networks.score_net import ScoreNetConfig
-from diffpress.lightning_modules.priors.base import Prior
-from diffpress.lightning_modules.schedule import ScheduleConfig
+from diffpress.lightning_modules.priors.interface import Prior
 from diffpress.lightning_modules.uqdm import load_uqdm
 from diffpress.lightning_modules.vdm import VDM, export, load_vdm
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, zeta
 
-from ..prefix_code import CLASSES, GRID, MAX_KL, MAX_OCTAVE, raw_bits
+from ..index_code import CLASSES, GRID, MAX_KL, MAX_OCTAVE, raw_bits
 
 SAMPLES = 1 << 20
 UNIT = 1 << 30  # integer masses are multiples of 2^-30, at least one unit each

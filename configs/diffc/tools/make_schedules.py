@@ -3,7 +3,7 @@
     python configs/diffc/tools/make_schedules.py ../shared/reference/diffc_schedules.json
 
 The published KL of a step is |mu|^2 / (2 ln 2) bits with |mu|^2 = (SNR_s - SNR_t) d mse_t, which gives mse_t, the
-error of x0_hat at the level where the step starts (codecs/calibration.py).  The shorter presets visit a part of the
+error of x0_hat at the level where the step starts (codecs/diffc/schedule.py).  The shorter presets visit a part of the
 published levels, chosen so that no step costs more than a common factor of what the full list spends on the same range;
 the smallest factor that needs no more than the wanted number of steps is found by bisection.  No step may carry more
 than 4 / N of all bits, so that a prefix of any preset stays useful.
@@ -22,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from diffpress.codecs.bands import step_bits
+from diffpress.codecs.diffc.subbands import step_bits
 from diffpress.lightning_modules.priors.flow import flow_log_snr
 
 PRESETS = (12, 20, 54)

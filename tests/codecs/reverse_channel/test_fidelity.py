@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from diffpress.codecs.reverse_channel import get_coder
-from diffpress.codecs.reverse_channel.layout import Codebook, Layout
-from diffpress.codecs.reverse_channel.prefix_code import MODELS, IndexCode, class_of, index_of, raw_bits
+from diffpress.codecs.reverse_channel.codebook import Codebook, Layout
+from diffpress.codecs.reverse_channel.index_code import MODELS, IndexCode, class_of, index_of, raw_bits
 from diffpress.codecs.reverse_channel.rotation import rotate, rotate_back
 from diffpress.codecs.reverse_channel.trellis_plan import stage_bounds
 from diffpress.kernels import get_backend

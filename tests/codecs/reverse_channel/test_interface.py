@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from diffpress.codecs.reverse_channel import CoderError, InputError, PayloadError, batch, get_coder
-from diffpress.codecs.reverse_channel.base import exp2
+from diffpress.codecs.reverse_channel.interface import exp2
 from diffpress.kernels import CpuBackend
 
 CODERS = [

@@ -1,0 +1,1 @@
+"""Bits-back coding: any pixel-space prior as a lossless codec."""

@@ -1,0 +1,239 @@
+"""The UQDM codec: universally quantized diffusion steps, then every pixel exactly (Yang et al. 2025).
+
+An image of any size is cut into 64 x 64 tiles that are coded together.  Each diffusion step is one segment, the pixels
+given z_0 are the last one; one range coder runs through all of them, and any prefix decodes.  What a segment holds: the
+words of the range coder, and one byte that checks the latents, because a receiver whose network computes something else
+would decode noise without noticing.  What padding adds at the right and bottom edge is never sent.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...data.tiling import tile, tile_grid, untile
+from ...lightning_modules.diffusion import gaussian
+from ...lightning_modules.diffusion.pixels import LEVELS, log_likelihood, to_unit
+from ...lightning_modules.diffusion.universal_quantization import interval_log_mass
+from ...lightning_modules.uqdm import METHODS, UQDM, Method
+from .. import container
+from ..base import CodecError, Header, Stream, check_image, check_model
+from ..entropy import SegmentDecoder, SegmentEncoder, Tables
+from ..threads import unsplit_operations
+from .latents import FINE, TILE, Chain, Parameters
+from .tables import PixelTables, step_index, step_table
+
+PORTABLE = 1  # bit of the header's parameter byte
+
+Progress = Callable[[int, int], None]
+Ints = NDArray[np.int32]
+
+
+class UQDMCodec:
+    """Progressive codec over a trained UQDM, lossless when all its segments are sent.
+
+    model           see diffpress.lightning_modules.uqdm.load_uqdm
+    portable        run the network in float64, so that the file decodes on machines and devices other than the one
+                    that wrote it; several times slower.  Decoding follows the file, not this option.
+    reconstruction  how a prefix becomes an image unless `decode` is told otherwise
+    """
+
+    name = "uqdm"
+    suffix = ".uqdm"
+
+    def __init__(self, model: UQDM, portable: bool = False, reconstruction: Method = "denoise") -> None:
+        if not isinstance(model, UQDM):
+            raise CodecError(f"--codec uqdm needs a UQDM model, not {type(model).__name__}")
+        if reconstruction not in METHODS:
+            raise CodecError(f"unknown reconstruction {reconstruction!r}; available: {', '.join(METHODS)}")
+        if model.network.config.n_channels != 3 or TILE % model.network.multiple:
+            raise CodecError("the model does not work on RGB tiles of 64 x 64 pixels")
+        self.model = model.eval()
+        self.portable = portable
+        self.reconstruction: Method = reconstruction
+
+    def encode(
+        self,
+        image: torch.Tensor,
+        *,
+        segments: int | None = None,
+        bpp: float | None = None,
+        lossless: bool = False,
+        progress: Progress | None = None,
+    ) -> Stream:
+        """The stream of uint8 `image` [3, H, W].
+
+        segments  send only the first of the n_steps + 1 segments
+        bpp       send as many segments as fit in this many bits per pixel of the file
+        lossless  send all of them, whatever `bpp` says; without any of the three they are all sent, too
+        progress  called with (segments done, segments in all)
+        Raises CodecError.
+        """
+        check_image(image)
+        total = self.model.n_steps + 1
+        if segments is not None and not 1 <= segments <= total:
+            raise CodecError(f"--segments must lie between 1 and {total} for this model")
+        if bpp is not None and not bpp > 0:
+            raise CodecError("--bpp must be a positive number")
+        with unsplit_operations() as workers:
+            stream = self._encode(image, total if lossless else segments or total, None, progress, workers)
+        if bpp is not None and not lossless:
+            pixels = image.shape[1] * image.shape[2]
+            sent = stream.segments
+            while len(container.write(stream, self)) * 8 > bpp * pixels:
+                sent = sent[:-1]
+                if not sent:
+                    raise CodecError(f"{bpp} bpp is less than the first segment of this image takes")
+                stream = Stream(stream.header, sent)
+        return stream
+
+    def measure(self, image: torch.Tensor) -> tuple[Stream, list[float]]:
+        """The whole stream of `image`, and the negative ELBO of what each segment says, in bits.
+
+        The estimate takes the network's parameters as they are and probabilities as fine as they come; the file takes
+        rounded ones.
+        """
+        check_image(image)
+        estimate: list[float] = []
+        with unsplit_operations() as workers:
+            return self._encode(image, self.model.n_steps + 1, estimate, None, workers), estimate
+
+    def _encode(
+        self, image: torch.Tensor, count: int, estimate: list[float] | None, progress: Progress | None, workers: int
+    ) -> Stream:
+        size = (image.shape[1], image.shape[2])
+        tiles = tile(image.cpu(), TILE)
+        sent = _inside(size)
+        chain = Chain(self.model, len(tiles), self.portable, workers)
+        encoder = SegmentEncoder()
+        checks: list[bytes] = []
+        x = to_unit(tiles, torch.float64)
+        for step in range(min(count, self.model.n_steps)):
+            parameters = chain.parameters(exact=estimate is not None)
+            position = chain.dither()
+            offset = chain.offset(position)
+            # q(z_s | z_t, x): the encoder alone needs it, so it may round differently from machine to machine
+            mean, _ = gaussian.posterior(chain.latents(), x, chain.log_snrs[step + 1], chain.log_snrs[step])
+            target = mean.numpy() * (FINE / chain.delta(step))
+            k = np.rint((target - parameters.mean + offset) / FINE).astype(np.int32)
+            k[~sent] = 0
+            encoder.encode(k[sent], step_index(parameters.scale[sent], position[sent]), self._step_tables())
+            encoder.end_segment()
+            grid = parameters.mean + FINE * k - offset
+            if estimate is not None:
+                estimate.append(self._step_bits(grid[sent] / FINE, parameters, sent))
+            chain.advance(grid)
+            checks.append(_check(grid))
+            if progress:
+                progress(step + 1, count)
+        if count > self.model.n_steps:
+            tables = PixelTables(chain.log_snrs[-1])
+            number, base = tables.locate(grey_levels(chain))
+            encoder.encode(tiles.numpy()[sent] - base[sent], number[sent], tables.table)
+            encoder.end_segment()
+            checks.append(b"")
+            if estimate is not None:
+                level = torch.tensor(chain.log_snrs[-1], dtype=torch.float64)
+                nats = -log_likelihood(tiles, chain.latents(), level)
+                estimate.append(float(nats[torch.from_numpy(sent)].sum()) / np.log(2.0))
+            if progress:
+                progress(count, count)
+        pieces = tuple(words + check for words, check in zip(encoder.segments(), checks, strict=True))
+        return Stream(Header(self.name, *size, self.model.fingerprint, bytes([PORTABLE * self.portable])), pieces)
+
+    def _step_bits(self, z: NDArray[np.float64], parameters: Parameters, sent: NDArray[np.bool_]) -> float:
+        """-log2 p of latents z [M] in units of delta under the unrounded parameters."""
+        assert parameters.exact is not None
+        mean, std = (torch.from_numpy(value[sent]) for value in parameters.exact)
+        nats = interval_log_mass(torch.from_numpy(z) - mean, torch.ones_like(std), std, self.model.base_prior)
+        return -float(nats.sum()) / np.log(2.0)
+
+    def decode(
+        self,
+        stream: Stream,
+        *,
+        segments: int | None = None,
+        reconstruction: Method | None = None,
+        progress: Progress | None = None,
+    ) -> torch.Tensor:
+        """uint8 [3, H, W] from the first `segments` segments (None: all there are); exact if these are all of them.
+
+        reconstruction  "denoise" (least error), "ancestral" or "flow"; None: the codec's own.  Irrelevant for a whole
+                        file.
+        Raises CodecError: another model's stream, a stream that this machine's arithmetic does not reproduce, ...
+        """
+        header = stream.header
+        check_model(header, self.name, self.model.fingerprint)
+        if header.params not in (b"\0", bytes([PORTABLE])):
+            raise CodecError("the file uses an option of the uqdm codec that this program does not know")
+        count = len(stream.segments) if segments is None else segments
+        if not 0 <= count <= len(stream.segments):
+            raise CodecError(f"the file has {len(stream.segments)} segments, not {segments}")
+        steps = self.model.n_steps
+        if len(stream.segments) > steps + 1:
+            raise CodecError(f"the file has {len(stream.segments)} segments, more than its model's {steps + 1}")
+        with unsplit_operations() as workers:
+            return self._decode(stream, count, reconstruction or self.reconstruction, progress, workers)
+
+    def _decode(
+        self, stream: Stream, count: int, reconstruction: Method, progress: Progress | None, workers: int
+    ) -> torch.Tensor:
+        header, steps = stream.header, self.model.n_steps
+        size = (header.height, header.width)
+        sent = _inside(size)
+        chain = Chain(self.model, len(sent), header.params == bytes([PORTABLE]), workers)
+        words = [segment[:-1] if index < steps else segment for index, segment in enumerate(stream.segments[:count])]
+        decoder = SegmentDecoder(words)
+        for step in range(min(count, steps)):
+            parameters = chain.parameters()
+            position = chain.dither()
+            k = np.zeros(sent.shape, np.int32)
+            try:
+                k[sent] = decoder.decode(step_index(parameters.scale[sent], position[sent]), self._step_tables())
+            except CodecError as error:
+                raise CodecError(_mismatch(step, bool(header.params[0]))) from error
+            chain.advance(parameters.mean + FINE * k - chain.offset(position))
+            if stream.segments[step][-1:] != _check(chain.grid):
+                raise CodecError(_mismatch(step, bool(header.params[0])))
+            if progress:
+                progress(step + 1, count)
+        if count <= steps:
+            return untile(chain.reconstruct(reconstruction), size)
+        tables = PixelTables(chain.log_snrs[-1])
+        number, base = tables.locate(grey_levels(chain))
+        pixels = np.zeros(sent.shape, np.int64)
+        pixels[sent] = decoder.decode(number[sent], tables.table) + base[sent]
+        if progress:
+            progress(count, count)
+        return untile(torch.from_numpy(pixels.clip(0, LEVELS - 1).astype(np.uint8)), size)
+
+    def _step_tables(self) -> Tables:
+        return lambda number: step_table(self.model.base_prior, number)
+
+
+def grey_levels(chain: Chain) -> NDArray[np.float64]:
+    """z_0 / alpha_0 in grey levels."""
+    alpha, _ = gaussian.alpha_sigma(chain.log_snrs[-1])
+    return (((chain.latents() / alpha + 1.0) * LEVELS - 1.0) / 2.0).numpy()
+
+
+def _inside(size: tuple[int, int]) -> NDArray[np.bool_]:
+    """bool [N, 3, TILE, TILE]: which samples of the tiles belong to an image of (H, W) = `size`."""
+    rows, columns = tile_grid(size, TILE)
+    frame = torch.zeros(3, rows * TILE, columns * TILE, dtype=torch.bool)
+    frame[:, : size[0], : size[1]] = True
+    return tile(frame, TILE).numpy()
+
+
+def _check(grid: Ints) -> bytes:
+    """One byte that depends on every latent."""
+    return bytes([zlib.crc32(grid.astype("<i4").tobytes()) & 0xFF])
+
+
+def _mismatch(step: int, portable: bool) -> str:
+    remedy = "" if portable else "; files that move between machines or devices must be written with --portable"
+    return f"segment {step + 1} does not decode: this machine's arithmetic differs from the writer's{remedy}"

@@ -1,0 +1,1 @@
+"""The mathematics of diffusion: Gaussian algebra, noise schedules, pixel likelihoods, universal quantization."""

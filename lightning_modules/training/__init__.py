@@ -1,0 +1,1 @@
+"""What only training needs: optimizers, averaging, export, pruning, published checkpoints."""

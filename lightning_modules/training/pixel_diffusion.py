@@ -1,0 +1,259 @@
+"""What the two pixel-space training modules, UQDM and VDM, have in common.
+
+Network, schedule, optimiser, logging, and the folder form in which trained models ship (config.json and
+model.safetensors).  The losses are in uqdm.py and vdm.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ...data.tiling import tile
+from ..diffusion.noise_schedule import LinearSchedule, ScheduleConfig
+from ..identity import ModelError, fingerprint, read_json
+from ..networks.scaled_denoiser import DenoiserConfig, ScaledDenoiser
+from ..networks.score_net import ScoreNet, ScoreNetConfig
+from .optimizers import MuonAdamW
+
+NetworkConfig = ScoreNetConfig | DenoiserConfig
+
+
+def network_config(values: dict[str, Any]) -> NetworkConfig:
+    """The network's configuration from its JSON form; "widths" tells a denoiser from a score network."""
+    return DenoiserConfig(**values) if "widths" in values else ScoreNetConfig(**values)
+
+
+@dataclass
+class OptimizerConfig:
+    """Adam with linear warm-up and, optionally, cosine decay.
+
+    lr             Adam's learning rate after the warm-up
+    muon_lr        inner convolutions are trained by Muon at this rate (muon.py), which takes far fewer steps, and only
+                   the rest by AdamW with betas (0.9, 0.99); None: Adam for everything
+    warmup_steps   optimiser steps over which it rises linearly from 0
+    decay_steps    step at which a cosine decay reaches a hundredth of lr; None: constant
+    betas, eps, weight_decay  as in torch.optim.Adam
+    """
+
+    lr: float = 2e-4
+    muon_lr: float | None = None
+    warmup_steps: int = 1000
+    decay_steps: int | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    def factor(self, step: int) -> float:
+        """Multiplier of lr at optimiser step `step`, counted from 0."""
+        rise = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        if self.decay_steps is None:
+            return rise
+        progress = min(1.0, step / self.decay_steps)
+        return rise * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+class PixelDiffusion(L.LightningModule):
+    """Base of UQDM and VDM; subclasses set `kind` and write `training_step` and the evaluation steps."""
+
+    kind: ClassVar[str]  # "_class_name" in config.json
+
+    def __init__(
+        self,
+        network: NetworkConfig,
+        schedule: ScheduleConfig,
+        optimizer: OptimizerConfig,
+        predict_scale: bool,
+        compile: bool,
+        channels_last: bool,
+    ) -> None:
+        super().__init__()
+        self.network: ScoreNet | ScaledDenoiser
+        if isinstance(network, DenoiserConfig):
+            self.network = ScaledDenoiser(network, predict_scale)
+        else:
+            self.network = ScoreNet(network, predict_scale)
+        self.schedule = LinearSchedule(schedule)
+        self.optimizer_config = optimizer
+        self.folder_fingerprint: bytes | None = None
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        if compile:
+            self.network.compile()
+
+    @abstractmethod
+    def model_config(self) -> dict[str, Any]:
+        """Init arguments that define the model (not its training), as plain JSON values."""
+
+    def folder_config(self) -> dict[str, Any]:
+        """The contents of config.json."""
+        return {"_class_name": self.kind, **self.model_config()}
+
+    def configure_optimizers(self) -> Any:
+        c = self.optimizer_config
+        optimizer: torch.optim.Optimizer
+        if c.muon_lr is None:
+            optimizer = torch.optim.Adam(self.parameters(), c.lr, c.betas, c.eps, c.weight_decay)
+        else:  # MuonAdamW knows first and last layers, which Muon must not touch, as "stem" and "head"
+            edges = {"network.conv_in": "stem", "network.conv_out.2": "head",
+                     "network.refine_stem": "stem", "network.refine_head": "head"}  # fmt: skip
+            named = []
+            for name, parameter in self.named_parameters():
+                layer, _, kind = name.rpartition(".")
+                named.append((f"{edges.get(layer, layer)}.{kind}", parameter))
+            optimizer = MuonAdamW(named, c.muon_lr, c.lr)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, c.factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @contextmanager
+    def noise_of_step(self) -> Iterator[None]:
+        """Inside, torch's generators are seeded by training step and rank alone; outside, nothing changes.
+
+        So a resumed run sees the noise that an uninterrupted one would have seen.
+        """
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.global_step * self.trainer.world_size + self.global_rank)
+            yield
+
+    def log_dict_prefixed(self, prefix: str, values: dict[str, Tensor], batch_size: int) -> None:
+        """Log scalars as `prefix`/name: every step in training, averaged over the epoch and devices otherwise."""
+        training = prefix == "train"
+        for name, value in values.items():
+            self.log(f"{prefix}/{name}", value.detach(), on_step=training, on_epoch=not training,
+                     sync_dist=not training, batch_size=batch_size, prog_bar=name == "bpd")  # fmt: skip
+
+    def log_psnr(self, prefix: str, name: str, image: Tensor, original: Tensor) -> None:
+        """Log as `prefix`/psnr_`name` the PSNR in dB of a batch's mean squared error (uint8), at most 100."""
+        mse = (image.float() - original.float()).square().mean()
+        psnr = 10.0 * torch.log10(255.0**2 / mse.clamp_min(255.0**2 * 1e-10))
+        self.log_dict_prefixed(prefix, {f"psnr_{name}": psnr}, len(original))
+
+    @staticmethod
+    def test_batches(batch: Tensor | tuple[str, Tensor]) -> tuple[Tensor, ...]:
+        """A test image (name, uint8 [3, H, W]) as batches of 64 x 64 tiles; a batch [B, 3, H, W] as it is."""
+        return (batch,) if isinstance(batch, Tensor) else tile(batch[1], 64).split(8)
+
+    def log_images(self, name: str, images: list[Tensor]) -> None:
+        """Send a grid to TensorBoard, one row per uint8 batch [B, 3, H, W] of `images`."""
+        if isinstance(self.logger, TensorBoardLogger) and self.trainer.is_global_zero:
+            rows = [torch.cat(list(batch), dim=-1) for batch in images]
+            self.logger.experiment.add_image(name, torch.cat(rows, dim=-2), self.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["diffpress"] = json.dumps(self.folder_config())
+
+    def on_fit_start(self) -> None:
+        self.folder_fingerprint = None
+
+    @property
+    def fingerprint(self) -> bytes:
+        """4 bytes that say which model this is: those of the folder it was loaded from, unless trained since.
+
+        A model that comes from no folder: the first 4 bytes of the SHA-256 over its configuration and weights.
+        """
+        if self.folder_fingerprint is not None:
+            return self.folder_fingerprint
+        digest = hashlib.sha256(json.dumps(self.folder_config(), sort_keys=True).encode())
+        for name, value in sorted(self.state_dict().items()):
+            array = value.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4")
+            digest.update(name.encode() + b"\0" + array.tobytes())
+        return digest.digest()[:4]
+
+    def save_folder(self, folder: str | Path, half: bool = False) -> None:
+        """Write config.json and model.safetensors into `folder` (made if missing).
+
+        half  store the network in half precision; it is computed in single precision all the same
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(self.folder_config(), indent=2) + "\n")
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        if half:
+            weights |= {name: value.half() for name, value in weights.items() if name.startswith("network.")}
+        save_file(weights, str(folder / "model.safetensors"))
+
+
+Module = TypeVar("Module", bound=PixelDiffusion)
+Build = Callable[[dict[str, Any]], Module]
+
+
+# what unfit configurations and weights raise where they are put to use
+UNFIT = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, SafetensorError)
+
+
+@contextmanager
+def refused_as(sentence: str) -> Iterator[None]:
+    """Turn UNFIT errors inside into a ModelError: `sentence`, then the reason in brackets."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except UNFIT as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]
+        raise ModelError(f"{sentence} ({reason})") from error
+
+
+def read_checkpoint(path: Path) -> Any:
+    """What torch.save wrote to `path`, if it is tensors and plain values alone; raises ModelError."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing") from None
+    except Exception as error:  # bytes that are no checkpoint raise whatever their reader stumbles over
+        raise ModelError(f"{path} is damaged, or no checkpoint ({type(error).__name__})") from error
+
+
+def load_folder(folder: str | Path, kind: str, build: Build[Module], device: str | torch.device | None) -> Module:
+    """The module in `folder`, made by `build` from its configuration, on `device` (None: CPU), in evaluation mode.
+
+    ModelError if the folder holds another kind of model, or no weights that fit its configuration.
+    """
+    config = _without_class_name(read_json(Path(folder) / "config.json"), kind, folder)
+    with refused_as(f"{Path(folder) / 'config.json'} describes no {kind}"):
+        module = build(config)
+    path = Path(folder) / "model.safetensors"
+    if not path.is_file():
+        raise ModelError(f"{path} is missing")
+    with refused_as(f"{path} is damaged"):
+        weights = load_file(str(path))
+    with refused_as(f"the weights of {folder} do not fit its configuration"):
+        module.load_state_dict(weights)
+    module.to(device or "cpu").eval()
+    module.folder_fingerprint = fingerprint(Path(folder))
+    return module
+
+
+def export_checkpoint(
+    checkpoint: str | Path, folder: str | Path, kind: str, build: Build[Module], half: bool = False
+) -> None:
+    """Turn a Lightning checkpoint (its averaged weights, where EMA was on) into a model folder; see save_folder.
+
+    ModelError if the checkpoint cannot be read, or was written by another kind of module.
+    """
+    state = read_checkpoint(Path(checkpoint))
+    with refused_as(f"{checkpoint} is no checkpoint of a {kind}"):
+        module = build(_without_class_name(json.loads(state.get("diffpress", "{}")), kind, checkpoint))
+        # Weight averaging (averaging.py) stores the averages as "state_dict" and the current weights beside them.
+        module.load_state_dict(state["state_dict"])
+    module.save_folder(folder, half)
+
+
+def _without_class_name(config: dict[str, Any], kind: str, where: str | Path) -> dict[str, Any]:
+    found = config.pop("_class_name", None)
+    if found != kind:
+        raise ModelError(f"{where} holds a model of kind {found}, not {kind}")
+    return config

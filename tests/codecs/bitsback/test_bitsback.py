@@ -1,0 +1,272 @@
+"""Bits-back coding: exactness, rate against the bound, sizes, priors, damage, threads, the command line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffpress.codecs import CodecError, container, get_codec
+from diffpress.codecs.base import ModelMismatch
+from diffpress.codecs.bitsback.codec import BitsBack, Layout, best_tile
+from diffpress.codecs.bitsback.latents import DENSER, EVEN, Chain, Side, choose_levels
+from diffpress.codecs.entropy import BitStack, StackEmpty
+from diffpress.data import read_image, save_image
+from diffpress.lightning_modules import load_model
+from diffpress.lightning_modules.priors.interface import Prior
+from helpers import ROOT, synthetic_photo
+
+
+@pytest.fixture(scope="module")
+def prior(tiny_prior: Path) -> Prior:
+    return load_model(tiny_prior, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def codec(prior: Prior) -> BitsBack:
+    return BitsBack(prior, preset="fast")
+
+
+def through_file(codec: BitsBack, image: torch.Tensor) -> tuple[int, torch.Tensor]:
+    data = container.write(codec.encode(image), codec)
+    return len(data), codec.decode(container.read(data, codec))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (64, 64), (37, 91), (150, 20), (20, 150), (200, 130)])
+def test_every_size_comes_back_exactly(codec: BitsBack, size: tuple[int, int]) -> None:
+    image = synthetic_photo(*size)
+    assert torch.equal(through_file(codec, image)[1], image)
+
+
+@pytest.mark.parametrize("kind", ["noise", "flat", "checkerboard", "flat below"])
+def test_extreme_images_come_back_exactly(codec: BitsBack, kind: str) -> None:
+    """White noise is as far from the model as pixels get; flat rows lend the tiles no bits."""
+    rng = torch.Generator().manual_seed(1)
+    image = torch.randint(0, 256, (3, 96, 96), generator=rng, dtype=torch.uint8)
+    if kind == "flat":
+        image[:] = 7
+    elif kind == "flat below":
+        image[:, 80:] = 255
+    elif kind == "checkerboard":
+        image[:] = 255 * ((torch.arange(96)[:, None] + torch.arange(96)) % 2).byte()
+    assert torch.equal(through_file(codec, image)[1], image)
+
+
+def test_the_file_is_as_long_as_the_bound(codec: BitsBack) -> None:
+    image = synthetic_photo(224, 192)
+    stream = codec.encode(image)
+    size = len(container.write(stream, codec))
+    rows, at = container.read_varint(stream.segments[0], 0)
+    supply, _ = container.read_varint(stream.segments[0], at)
+    assert 0 < rows < 130
+    # what the rows above the tiles cost as WebP is not the model's doing
+    tiles = codec.nelbo(image[:, rows:])
+    assert abs(8 * (size - supply) / tiles - 1) < 0.02
+
+
+def test_side_information_describes_the_residuals() -> None:
+    """Channels with unit noise each and a common error of the denoiser: widths and gains are those of regression."""
+    rng = np.random.default_rng(0)
+    common = 2.0 * rng.standard_normal(20000)
+    side = Side.fit([np.stack([common + rng.standard_normal(20000) for _ in range(3)])] * 3)
+    assert side.gains(1)[0] / 64 == pytest.approx(4 / 5, abs=0.03)  # covariance over variance
+    assert [gain / 64 for gain in side.gains(1)[1:]] == pytest.approx([4 / 9, 4 / 9], abs=0.03)
+    variances = [side.width(1, position) ** 2 for position in range(3)]
+    assert variances == pytest.approx([5, 5 - 16 / 5, 5 - 2 * 16 / 9], rel=0.05)
+
+
+def test_side_information_is_interpolated_between_its_levels() -> None:
+    """20 levels whose widths grow evenly in log scale, as well described by 8 of them as by all."""
+    rng = np.random.default_rng(0)
+    residuals = [2.0 ** (level / 8) * rng.standard_normal((3, 5000)) for level in range(20)]
+    few, every = Side.fit(residuals), Side.fit(residuals, 255)
+    assert (len(few.data), len(every.data)) == (6 * 8, 6 * 20)
+    for level in range(20):
+        assert few.width(level, 0) == pytest.approx(2.0 ** (level / 8), rel=0.05)
+        assert every.width(level, 0) == pytest.approx(2.0 ** (level / 8), rel=0.05)
+        assert max(map(abs, few.gains(level))) < 5
+
+
+def test_stack_gives_back_what_was_drawn_from_it() -> None:
+    words = np.random.default_rng(0).integers(0, 2**32, 500, dtype=np.uint32)
+    stack = BitStack(words)
+    centres, widths = np.linspace(-0.5, 0.5, 1000), np.full(1000, 3.0)
+    drawn = stack.pop(centres, widths, -25, 25)
+    assert abs((drawn - centres).std() - 3.0) < 0.3
+    stack.push(drawn, centres, widths, -25, 25)
+    assert np.array_equal(stack.bottom(), words)
+    with pytest.raises(StackEmpty):
+        BitStack(words[:20]).pop(centres, widths, -25, 25)
+    with pytest.raises(CodecError, match="outside"):
+        stack.push(np.array([26]), centres[:1], widths[:1], -25, 25)
+
+
+def test_levels_come_closer_together_the_cleaner_they_are(prior: Prior) -> None:
+    even, denser = ([prior.log_snr(level) for level in choose_levels(prior, 20, s)] for s in (EVEN, DENSER))
+    assert np.diff(even).min() > 0.9 * np.diff(even).max() > 0
+    steps = np.diff(denser)
+    assert (steps > 0).all()
+    assert steps[:5].mean() > 1.2 * steps[5:].mean() > 1.2 * 1.2 * steps[-5:].mean()
+    assert [denser[0], denser[-1]] == pytest.approx([-4, 10], abs=0.05)
+    with pytest.raises(CodecError, match="too coarse"):
+        choose_levels(prior, 2000, EVEN)
+
+
+@pytest.mark.parametrize("orientations", [1, 2, 4])
+@pytest.mark.parametrize("portable", [False, True])
+def test_the_header_says_what_the_layout_is(orientations: int, portable: bool) -> None:
+    layout = Layout(40, 64, portable=portable, orientations=orientations)
+    assert Layout.of(layout.params) == layout
+    for flags in (6, 16, 255):
+        with pytest.raises(CodecError, match="does not know"):
+            Layout.of(bytes([40, 4, 2, flags]))
+
+
+def test_preset_best_averages_over_quarter_turns(prior: Prior) -> None:
+    image = synthetic_photo(48, 80)
+    codec = BitsBack(prior, preset="best")
+    stream = codec.encode(image)
+    assert Layout.of(stream.header.params).orientations == 4
+    assert torch.equal(BitsBack(prior, preset="fast").decode(stream), image)
+
+
+def test_turned_estimates_do_not_depend_on_how_the_picture_lies() -> None:
+    """With all four quarter turns averaged, turning the picture turns the estimate."""
+    prior = load_model("diffc-pixel", device="cpu")
+    z = np.random.default_rng(0).integers(-9, 10, (3, 32, 48))
+    chain = Chain(prior, 20, orientations=4)
+    lying, = chain.denoise([z], 10)
+    standing, = chain.denoise([np.rot90(z, 1, (1, 2)).copy()], 10)
+    assert torch.allclose(standing, lying.rot90(1, (1, 2)), atol=1e-5)
+    one, = Chain(prior, 20).denoise([z], 10)
+    assert not torch.allclose(one, lying, atol=1e-3)
+
+
+def test_latents_drift_no_further_than_the_forward_process(prior: Prior) -> None:
+    """Walking from the cleanest grid to the noisiest ends where q(z | x) says, in mean and variance."""
+    chain = Chain(prior, 20)
+    rng = np.random.default_rng(0)
+    pixels = np.full((3, 64, 64), 200, np.uint8)
+    z = np.rint(chain.of_pixels(pixels) / 16 + chain.clean.deviation * rng.standard_normal(pixels.shape))
+    for level in reversed(range(19)):
+        mean = chain.of_cleaner(z.astype(np.int64), level) / 16
+        z = np.rint(mean + chain.noisier[level].deviation * rng.standard_normal(pixels.shape))
+    snr = np.exp(prior.log_snr(chain.levels[0]))
+    alpha, sigma = (snr / (1 + snr)) ** 0.5, (1 / (1 + snr)) ** 0.5
+    value = z * chain.delta[0]
+    assert value.mean() == pytest.approx(alpha * (2 * 200 / 255 - 1), abs=0.03)
+    assert value.std() == pytest.approx(sigma, rel=0.03)
+
+
+def test_tiles_cover_everything_once() -> None:
+    for height, width, top in ((512, 768, 40), (33, 100, 0), (64, 12800 // 8, 16)):
+        seen = np.zeros((height, width), int)
+        for rows, columns in Layout(20, best_tile(height * width)).tiles(top, (height, width)):
+            seen[rows, columns] += 1
+        assert (seen[top:] == 1).all()
+        assert (seen[:top] == 0).all()
+
+
+def test_pictures_made_of_smaller_ones_are_cut_between_them(prior: Prior) -> None:
+    pictures = torch.cat([synthetic_photo(32, 32, seed) for seed in range(8)], dim=1)
+    codec = BitsBack(prior, preset="fast", tile=32)
+    stream = codec.encode(pictures)
+    rows, _ = container.read_varint(stream.segments[0], 0)
+    assert rows % 32 == 0
+    assert 0 < rows < 256
+    assert torch.equal(BitsBack(prior).decode(stream), pictures)
+    with pytest.raises(CodecError, match="multiple of 16"):
+        BitsBack(prior, tile=40)
+
+
+def test_portable_file_says_so_and_decodes_by_itself(prior: Prior) -> None:
+    image = synthetic_photo(80, 64)
+    stream = BitsBack(prior, preset="fast", portable=True).encode(image)
+    assert Layout.of(stream.header.params).portable
+    assert torch.equal(BitsBack(prior).decode(stream), image)
+
+
+def test_arithmetic_of_the_float64_copy(prior: Prior) -> None:
+    z = torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    twice = prior.double().denoise(z, 300)  # type: ignore[attr-defined]
+    assert twice.dtype == torch.float64
+    assert (twice - prior.denoise(z.float(), 300)).abs().max() < 1e-4
+
+
+def test_every_damaged_byte_is_noticed(codec: BitsBack) -> None:
+    data = container.write(codec.encode(synthetic_photo(64, 64)), codec)
+    rng = np.random.default_rng(0)
+    for place in rng.choice(len(data), 40, replace=False):
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << rng.integers(8)
+        with pytest.raises(CodecError):
+            codec.decode(container.read(bytes(damaged), codec))
+
+
+def test_another_machines_arithmetic_is_named(codec: BitsBack, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = codec.encode(synthetic_photo(96, 96))
+    denoise = type(codec.prior).denoise
+    monkeypatch.setattr(type(codec.prior), "denoise", lambda self, z, step: denoise(self, z, step) * 1.01)
+    with pytest.raises(CodecError, match=r"differs from the writer's; .* --portable"):
+        codec.decode(stream)
+
+
+def test_mistakes_are_one_sentence(codec: BitsBack, tmp_path: Path) -> None:
+    image = synthetic_photo(32, 32)
+    with pytest.raises(CodecError, match="--bpp"):
+        codec.encode(image, bpp=1.0)
+    with pytest.raises(CodecError, match="preset"):
+        BitsBack(codec.prior, preset="slow")
+    with pytest.raises(CodecError, match="latents"):
+        BitsBack(object())  # type: ignore[arg-type]
+    stream = codec.encode(image)
+    with pytest.raises(CodecError, match="whole"):
+        codec.decode(stream, segments=0)
+    other = BitsBack(codec.prior)
+    other.fingerprint = b"1234"
+    with pytest.raises(ModelMismatch):
+        other.decode(stream)
+
+
+@pytest.mark.parametrize("kind", ["vdm", "unet"])
+def test_other_pixel_priors(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    if kind == "vdm":
+        from diffpress.lightning_modules.diffusion.noise_schedule import ScheduleConfig
+        from diffpress.lightning_modules.networks.score_net import ScoreNetConfig
+        from diffpress.lightning_modules.vdm import VDM
+
+        network = ScoreNetConfig(embedding_dim=16, n_blocks=1, norm_groups=4, mid_attention=False, patch_size=2)
+        VDM(network, ScheduleConfig(learned=False)).save_folder(tmp_path)
+    else:
+        from diffusers import DDPMScheduler, UNet2DModel
+
+        UNet2DModel(
+            block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1,
+            down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+        ).save_pretrained(tmp_path)
+        DDPMScheduler().save_pretrained(tmp_path)
+    codec = get_codec("bitsback", model=load_model(tmp_path, device="cpu"), preset="fast", portable=True)
+    image = synthetic_photo(64, 48)
+    assert torch.equal(codec.decode(codec.encode(image)), image)
+
+
+@pytest.mark.parametrize("threads", [(1, 2), (2, 1)])
+def test_command_line_with_any_number_of_threads(
+    tiny_prior: Path, tmp_path: Path, threads: tuple[int, int]
+) -> None:
+    image = synthetic_photo(120, 100)
+    save_image(image, tmp_path / "in.png")
+
+    def call(command: str, count: int, *words: str) -> None:
+        code = f"import runpy, sys, torch; torch.set_num_threads({count}); sys.argv = {[command, *words]!r}; " \
+               f"runpy.run_path({str(ROOT / command)!r}, run_name='__main__')"
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+    call("compress.py", threads[0], "in.png", "-o", "out", "--codec", "bitsback", "--model", str(tiny_prior))
+    call("decompress.py", threads[1], "out/in.bb", "-o", "back", "--model", str(tiny_prior))
+    assert torch.equal(read_image(tmp_path / "back" / "in.png"), image)

@@ -1,0 +1,308 @@
+"""The UQDM codec: lossless, progressive, reproducible, and as short as its model says."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffpress.codecs import CodecError, Stream, container, get_codec
+from diffpress.codecs.base import ModelMismatch
+from diffpress.codecs.uqdm.codec import PORTABLE, UQDMCodec
+from diffpress.codecs.uqdm.latents import DITHER, LOWEST, OCTAVE, Chain
+from diffpress.codecs.uqdm.tables import PixelTables, step_index, step_table
+from diffpress.commands.compress import main as compress
+from diffpress.commands.decompress import main as decompress
+from diffpress.data import read_image, save_image
+from diffpress.lightning_modules.diffusion.noise_schedule import ScheduleConfig
+from diffpress.lightning_modules.networks.score_net import ScoreNetConfig
+from diffpress.lightning_modules.uqdm import METHODS, UQDM, Method
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks this small run slower on several threads, above all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that denoises linearly, with random disturbances so that means and scales differ everywhere."""
+    torch.manual_seed(0)
+    network = ScoreNetConfig(
+        embedding_dim=8, norm_groups=4, mid_attention=False, use_fourier_features=False, patch_size=2,
+        preconditioned=True,
+    )  # fmt: skip
+    model = UQDM(network, ScheduleConfig(-12.0, 6.0), n_steps=4)
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    path = tmp_path_factory.mktemp("uqdm")
+    model.save_folder(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def codec(folder: Path) -> UQDMCodec:
+    from diffpress.lightning_modules import load_model
+
+    return get_codec("uqdm", model=load_model(folder, device="cpu"))
+
+
+def picture(height: int, width: int) -> torch.Tensor:
+    torch.manual_seed(height * 1000 + width)
+    y, x = torch.arange(height)[:, None] / 20, torch.arange(width) / 20
+    smooth = torch.stack([120 + 70 * torch.sin(x * (k + 1) + y) for k in range(3)])
+    return (smooth + 4 * torch.randn(3, height, width)).clamp(0, 255).byte()
+
+
+def psnr(image: torch.Tensor, original: torch.Tensor) -> float:
+    mse = float((image.float() - original.float()).square().mean())
+    return float(10 * np.log10(255**2 / mse)) if mse else np.inf
+
+
+@pytest.mark.parametrize("size", [(1, 1), (37, 91), (65, 64), (3, 200), (128, 128)])
+def test_every_size_comes_back_exactly_through_a_file(codec: UQDMCodec, size: tuple[int, int]) -> None:
+    image = picture(*size)
+    data = container.write(codec.encode(image), codec)
+    assert torch.equal(codec.decode(container.read(data, codec)), image)
+    assert container.write(codec.encode(image), codec) == data
+
+
+@pytest.mark.parametrize("kind", ["black", "white", "noise", "checkerboard"])
+def test_extreme_images_come_back_exactly(codec: UQDMCodec, kind: str) -> None:
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    if kind == "white":
+        image += 255
+    elif kind == "noise":
+        image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    elif kind == "checkerboard":
+        image[:, ::2, ::2] = image[:, 1::2, 1::2] = 255
+    assert torch.equal(codec.decode(codec.encode(image)), image)
+
+
+@pytest.mark.parametrize("reconstruction", METHODS)
+def test_quality_rises_with_every_segment(codec: UQDMCodec, reconstruction: Method) -> None:
+    image = picture(64, 128)
+    stream = codec.encode(image)
+    assert len(stream.segments) == codec.model.n_steps + 1
+    quality = [psnr(codec.decode(stream, segments=k, reconstruction=reconstruction), image) for k in range(6)]
+    assert quality == sorted(quality)
+    assert quality[-1] == np.inf
+    again = codec.decode(stream, segments=2, reconstruction=reconstruction)
+    assert torch.equal(again, codec.decode(stream, segments=2, reconstruction=reconstruction))
+
+
+def test_prefix_of_the_stream_is_enough(codec: UQDMCodec) -> None:
+    image = picture(64, 64)
+    stream = codec.encode(image)
+    for count in range(1, 6):
+        short = Stream(stream.header, stream.segments[:count])
+        assert torch.equal(codec.decode(short), codec.decode(stream, segments=count))
+        sent = codec.encode(image, segments=count)
+        assert sent.segments[:-1] == stream.segments[: count - 1]  # the last one also flushes the coder
+        assert torch.equal(codec.decode(sent), codec.decode(short))
+
+
+def test_file_is_as_long_as_the_model_says(codec: UQDMCodec) -> None:
+    image = picture(128, 192)
+    stream, estimate = codec.measure(image)
+    assert torch.equal(codec.decode(stream), image)
+    assert stream.payload_bits == pytest.approx(sum(estimate), rel=3e-3)
+    overhead = len(container.write(stream, codec)) - stream.payload_bits / 8
+    assert overhead <= 24 + 0.01 * stream.payload_bits / 8
+    with torch.no_grad():
+        from diffpress.data.tiling import tile
+
+        nelbo = codec.model.nelbo(tile(image, 64))
+    assert sum(estimate) / image.numel() == pytest.approx(float(nelbo.total.mean()), rel=0.02)
+
+
+def test_budget_limits_the_file(codec: UQDMCodec) -> None:
+    image = picture(64, 128)
+    whole = len(container.write(codec.encode(image), codec)) * 8 / (64 * 128)
+    part = codec.encode(image, bpp=whole / 2)
+    assert 0 < len(part.segments) < 5
+    assert len(container.write(part, codec)) * 8 / (64 * 128) <= whole / 2
+    assert len(codec.encode(image, bpp=whole / 2, lossless=True).segments) == 5
+    with pytest.raises(CodecError, match="less than the first segment"):
+        codec.encode(image, bpp=1e-4)
+
+
+def test_padding_costs_nothing(codec: UQDMCodec) -> None:
+    one, four = (codec.encode(picture(33, 33)[:, :side, :side]).payload_bits for side in (16, 33))
+    assert one < 0.4 * four
+
+
+_OTHER_PROCESS = """
+import sys, torch
+from diffpress.codecs import container, get_codec
+from diffpress.lightning_modules import load_model
+folder, *files = sys.argv[1:]
+torch.set_num_threads(2)
+codec = get_codec("uqdm", model=load_model(folder, device="cpu"))
+for file in files:
+    image = codec.decode(container.read(open(file, "rb").read(), codec))
+    torch.save(image, file + ".pt")
+    codec.portable = "True" in file
+    open(file + ".two", "wb").write(container.write(codec.encode(image), codec))
+assert torch.get_num_threads() == 2
+"""
+
+
+def test_files_of_one_thread_decode_in_another_process_with_two_and_the_reverse(
+    codec: UQDMCodec, folder: Path, tmp_path: Path
+) -> None:
+    image = picture(40, 600)  # 10 tiles: two batches
+    files = []
+    for portable in (False, True):
+        writer = UQDMCodec(codec.model, portable=portable)
+        files.append(tmp_path / f"{portable}.uqdm")
+        files[-1].write_bytes(container.write(writer.encode(image), writer))
+    subprocess.run([sys.executable, "-c", _OTHER_PROCESS, str(folder), *map(str, files)], check=True, cwd=ROOT)
+    for file in files:
+        assert torch.equal(torch.load(f"{file}.pt", weights_only=True), image)
+        other = Path(f"{file}.two").read_bytes()
+        assert other == file.read_bytes()
+        assert torch.equal(codec.decode(container.read(other, codec)), image)
+
+
+def test_portable_prefixes_by_every_reconstruction_from_the_command_line(
+    codec: UQDMCodec, folder: Path, tmp_path: Path
+) -> None:
+    image = picture(40, 72)
+    save_image(image, tmp_path / "photo.png")
+    model = ["--model", str(folder), "--device", "cpu"]
+    file = tmp_path / "photo.uqdm"
+    assert compress([str(tmp_path / "photo.png"), "-o", str(file), "--codec", "uqdm", "--portable", *model]) == 0
+    stream = container.read(file.read_bytes(), codec)
+    assert stream.header.params == bytes([PORTABLE])
+    for reconstruction in METHODS:
+        out = tmp_path / f"{reconstruction}.png"
+        partial = ["--segments", "2", "--reconstruction", reconstruction]
+        assert decompress([str(file), "-o", str(out), *partial, *model]) == 0
+        assert torch.equal(read_image(out), codec.decode(stream, segments=2, reconstruction=reconstruction))
+    assert decompress([str(file), "-o", str(tmp_path / "whole.png"), *model]) == 0
+    assert torch.equal(read_image(tmp_path / "whole.png"), image)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("data", "count"), [("imagenet64", 16), ("kodak", 4)])
+def test_published_tiny_writes_what_it_estimates_and_loses_nothing(shared: Path, data: str, count: int) -> None:
+    from diffpress.lightning_modules import load_model
+
+    codec = UQDMCodec(load_model(shared / "reference" / "uqdm-tiny", device="cpu"))
+    if data == "imagenet64":
+        values = np.load(shared / "data" / "imagenet64" / "val_data.npz")["data"][:count]
+        images = list(torch.from_numpy(values.reshape(-1, 3, 64, 64)))
+    else:  # 128 x 128 pixels from the middle of each photo
+        photos = (read_image(shared / "data" / "kodak" / f"kodim{i:02d}.png") for i in (1, 5, 20, 23)[:count])
+        images = [photo[:, 200:328, 200:328] for photo in photos]
+    bits = estimates = 0.0
+    for image in images:
+        stream, estimate = codec.measure(image)
+        assert torch.equal(codec.decode(stream), image)
+        bits, estimates = bits + stream.payload_bits, estimates + sum(estimate)
+    print(f"{data}: {bits / estimates - 1:+.4%} of the estimate")
+    assert bits == pytest.approx(estimates, rel=3e-3)
+
+
+def test_threads_do_not_change_the_stream(codec: UQDMCodec) -> None:
+    image = picture(40, 600)
+    one = codec.encode(image)
+    torch.set_num_threads(2)
+    try:
+        two = codec.encode(image)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert one == two
+
+
+def test_portable_network_is_stable_against_rounding_errors(codec: UQDMCodec) -> None:
+    """Weights disturbed by 1e-13, far more than another order of float64 sums does, give the same integers."""
+    chains = [Chain(codec.model, 2, portable=True) for _ in range(2)]
+    with torch.no_grad():
+        for parameter in chains[1].model.network.parameters():
+            parameter.mul_(1 + 1e-13 * torch.randn_like(parameter))
+    for _ in range(codec.model.n_steps):
+        a, b = (chain.parameters() for chain in chains)
+        assert np.array_equal(a.mean, b.mean)
+        assert np.array_equal(a.scale, b.scale)
+        for chain in chains:
+            chain.advance(a.mean - chain.offset(chain.dither()))
+
+
+def test_other_model_is_named(codec: UQDMCodec, folder: Path) -> None:
+    from diffpress.lightning_modules.uqdm import load_uqdm
+
+    stream = codec.encode(picture(8, 8))
+    other = load_uqdm(folder)
+    other.folder_fingerprint = b"\1\2\3\4"
+    with pytest.raises(ModelMismatch, match=f"{codec.model.fingerprint.hex()}.*01020304"):
+        UQDMCodec(other).decode(stream)
+
+
+def test_arithmetic_that_differs_is_reported_with_its_segment(codec: UQDMCodec, folder: Path) -> None:
+    from diffpress.lightning_modules.uqdm import load_uqdm
+
+    stream = codec.encode(picture(64, 64))
+    other = load_uqdm(folder)  # the same fingerprint, other results
+    with torch.no_grad():
+        other.network.conv_out[2].bias.add_(1e-3)
+    with pytest.raises(CodecError, match=r"segment 1 does not decode.*--portable"):
+        UQDMCodec(other).decode(stream)
+
+
+def test_wrong_requests_are_refused(codec: UQDMCodec) -> None:
+    stream = codec.encode(picture(8, 8))
+    for message, call in {
+        "has 5 segments, not 6": lambda: codec.decode(stream, segments=6),
+        "between 1 and 5": lambda: codec.encode(picture(8, 8), segments=0),
+        "positive": lambda: codec.encode(picture(8, 8), bpp=0.0),
+        "uint8": lambda: codec.encode(torch.zeros(3, 8, 8)),
+        "unknown reconstruction": lambda: UQDMCodec(codec.model, reconstruction="best"),  # type: ignore[arg-type]
+        "needs a UQDM model": lambda: UQDMCodec(torch.nn.Identity()),  # type: ignore[arg-type]
+    }.items():
+        with pytest.raises(CodecError, match=message):
+            call()
+
+
+def test_step_tables_hold_the_probabilities_of_the_model() -> None:
+    scale, position = np.array([-20, 0, 45], np.int32), np.array([0, 13, DITHER - 1], np.int32)
+    for number, i, j in zip(step_index(scale, position), scale, position, strict=True):
+        table = step_table("logistic", int(number))
+        std, offset = 2.0 ** (int(i) / OCTAVE), (2 * int(j) + 1 - DITHER) / (2 * DITHER)
+        k = np.arange(table.low, table.low + len(table.weights) - 1) - offset
+        s = std * np.sqrt(3) / np.pi
+        mass = 1 / (1 + np.exp(-(k + 0.5) / s)) - 1 / (1 + np.exp(-(k - 0.5) / s))
+        np.testing.assert_allclose(table.weights[1:] / 2**20, mass, atol=1e-6)
+    assert step_index(np.array([LOWEST], np.int32), np.array([0], np.int32))[0] == 0
+
+
+def test_pixel_tables_hold_the_likelihood_of_the_model() -> None:
+    from diffpress.lightning_modules.diffusion import pixels as pixel_likelihood
+
+    level = torch.tensor(9.0, dtype=torch.float64)
+    tables = PixelTables(9.0)
+    alpha = torch.sigmoid(level).sqrt()
+    for centre in (-9.0, -0.4, 0.6, 3.2, 100.37, 128.5, 253.9, 255.3, 266.0):
+        number, base = tables.locate(np.array([centre]))
+        table = tables.table(int(number[0]))
+        rounded = round(centre * 64) / 64
+        z = ((torch.tensor(rounded, dtype=torch.float64) * 2 + 1) / 256 - 1) * alpha
+        low = int(base[0]) + table.low
+        values = torch.arange(low, low + len(table.weights) - 1)
+        assert int(values.min()) >= 0
+        assert int(values.max()) <= 255
+        expected = pixel_likelihood.log_likelihood(values, z.expand(len(values)), level).exp()
+        got = torch.from_numpy(table.weights[1:] / table.weights.sum())
+        torch.testing.assert_close(got, expected, atol=3e-5, rtol=0)
