@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.gaussian import Level, x0_from_eps, x0_from_v
-from ..identity import ModelError
+from ..identity import ModelError, with_refiner
 from .components import load_pipeline
 from .latent import LatentPrior, Text
 
@@ -86,7 +86,7 @@ class SDXLPrior(StableDiffusionPrior):
         network = self.refiner.unet
         if network.config.in_channels != self.channels or not hasattr(network, "add_embedding"):
             raise ModelError(f"{refiner} is not an SDXL refiner")
-        self.fingerprint = bytes(a ^ b for a, b in zip(self.fingerprint, fingerprint, strict=True))
+        self.fingerprint = with_refiner(self.fingerprint, fingerprint)
         self.smallest = max(self.smallest, self.factor * 2 ** (len(network.config.block_out_channels) - 1))
         self.refiner_network = self._prepare(network, options.get("compile", False))
         self._parts["network"].append(network)
