@@ -118,11 +118,11 @@ def schedules_text(schedules: Iterable[ScheduleFacts]) -> str:
         [Schedule(name='a', levels=(600, 500), mse=(0.5, 0.25)), Schedule(...)]
 
     and behind it, if any schedule knows the errors of its subbands, those of each that does:
-    [((0.5, 0.25), (...)), ...].  A single value in round brackets has a comma behind it.  Integers are decimal; a double is the shortest decimal
-    that reads back as it, the closest of those, with a point or an exponent: 1.0, 0.0001, 1e-05, 1e+16.  A name stands
-    in single quotes, or in double ones if it holds single and no double ones; the quote in use, the backslash, tab,
-    newline and carriage return have a backslash in front, other characters that cannot be printed are \\xXX, \\uXXXX
-    or \\UXXXXXXXX.
+    [((0.5, 0.25), (...)), ...].  A single value in round brackets has a comma behind it.  Integers are decimal; a
+    double is the shortest decimal that reads back as it, the closest of those, with a point or an exponent: 1.0,
+    0.0001, 1e-05, 1e+16.  A name stands in single quotes, or in double ones if it holds single and no double ones; the
+    quote in use, the backslash, tab, newline and carriage return have a backslash in front, other characters that
+    cannot be printed are \\xXX, \\uXXXX or \\UXXXXXXXX.
     """
     schedules = list(schedules)
     texts = [
