@@ -23,7 +23,7 @@ from torch import Tensor
 from . import find_model
 from .diffusion import gaussian
 from .diffusion import pixels as pixel_likelihood
-from .diffusion.gaussian import Level
+from .diffusion.gaussian import LogSNR
 from .diffusion.noise_schedule import ScheduleConfig
 from .diffusion.universal_quantization import BasePrior, interval_log_mass, sample_base, uniform_noise
 from .identity import ModelError
@@ -165,7 +165,7 @@ class UQDM(PixelDiffusion):
         return StepPrior(mean, std * scale if scale is not None else std.expand_as(mean), x_hat)
 
     @staticmethod
-    def width(log_snr_t: Level, log_snr_s: Level, like: Tensor) -> Tensor:
+    def width(log_snr_t: LogSNR, log_snr_s: LogSNR, like: Tensor) -> Tensor:
         """Width delta of the uniform channel from t to s: its variance delta^2 / 12 is that of q(z_s | z_t, x)."""
         return math.sqrt(12.0) * gaussian.posterior(like, like, log_snr_s, log_snr_t)[1]
 
@@ -189,7 +189,7 @@ class UQDM(PixelDiffusion):
                q(z_1 | x) at the price of its KL divergence: the bound that training minimises.  A tensor: that z_1,
                shared by both sides; the first step costs 10 % more or less from one z_1 to the next.
         """
-        x = pixel_likelihood.to_unit(image)
+        x = pixel_likelihood.to_bin_centres(image)
         z_1 = start if isinstance(start, Tensor) else torch.randn_like(x) if start == "prior" else None
         bits = 1.0 / (math.log(2.0) * image[0].numel())  # nats per image -> bits per dimension
         levels, latents = self.log_snrs(), self.chain(x, z_1)
@@ -221,14 +221,14 @@ class UQDM(PixelDiffusion):
         for i in range(sent, self.n_steps):
             t, s = levels[i].expand(len(z)), levels[i + 1].expand(len(z))
             if method == "denoise":
-                return pixel_likelihood.to_pixels(self.predict(z, t)[0])
+                return pixel_likelihood.from_bin_centres(self.predict(z, t)[0])
             if method == "flow":
                 z = gaussian.flow_step(z, self.predict(z, t)[0], levels[i + 1], levels[i])
             else:
                 prior = self.step_prior(z, t, s)
                 base, uniform = noise(z, i)
                 z = prior.mean + prior.std * base + self.width(levels[i], levels[i + 1], z) * uniform
-        return pixel_likelihood.to_pixels(z / gaussian.alpha_sigma(levels[-1])[0])
+        return pixel_likelihood.from_bin_centres(z / gaussian.alpha_sigma(levels[-1])[0])
 
     def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
         with self.noise_of_step():
@@ -248,14 +248,14 @@ class UQDM(PixelDiffusion):
         cost = self.nelbo(batch)
         self._log_nelbo(prefix, cost, batch)
         for step in range(self.n_steps):
-            self.log_psnr(prefix, f"denoise/{step}", pixel_likelihood.to_pixels(cost.x_hat[step]), batch)
+            self.log_psnr(prefix, f"denoise/{step}", pixel_likelihood.from_bin_centres(cost.x_hat[step]), batch)
         for method in methods:
             for sent in range(self.n_steps + 1):
                 if method != "denoise" or sent == self.n_steps:  # the others came with the NELBO
                     image = self.reconstruct(cost.latents[sent], sent, method)
                     self.log_psnr(prefix, f"{method}/{sent}", image, batch)
         if batch_index == 0:
-            rows = [pixel_likelihood.to_pixels(x_hat[:8]) for x_hat in cost.x_hat]
+            rows = [pixel_likelihood.from_bin_centres(x_hat[:8]) for x_hat in cost.x_hat]
             self.log_images(f"{prefix}/denoise", [*rows, batch[:8]])
 
     def _log_nelbo(self, prefix: str, cost: Nelbo, batch: Tensor) -> None:
