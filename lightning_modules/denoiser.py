@@ -31,7 +31,8 @@ def to_unit(image: Tensor) -> Tensor:
 class DenoiserTraining(L.LightningModule):
     """Trains a :class:`Denoiser` on uint8 crops [B, 3, H, W].
 
-    widths, blocks, embedding  the network's shape, see Denoiser
+    widths, blocks, embedding,
+    activation                 the network's shape, see Denoiser
     initial                    folder of a trained denoiser to go on from, with the channels left inside its blocks;
                                blocks beyond its own are new and change nothing at first; None: untrained
     lr, adam_lr                learning rates of Muon (inner convolutions) and AdamW (the rest)
@@ -45,6 +46,7 @@ class DenoiserTraining(L.LightningModule):
         widths: tuple[int, ...] = (48, 96, 128, 160),
         blocks: int | list[int] = 2,
         embedding: int = 128,
+        activation: str = "relu",
         initial: str | None = None,
         lr: float = 0.02,
         adam_lr: float = 1e-3,
@@ -55,11 +57,13 @@ class DenoiserTraining(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        network = Denoiser(widths, blocks, embedding)
+        network = Denoiser(widths, blocks, embedding, activation)
         if initial is not None:
             trained = Denoiser.load(find_model(initial))
             if (trained.config["widths"], trained.config["embedding"]) != (list(widths), embedding):
                 raise ModelError(f"{initial} holds no denoiser of widths {list(widths)} and embedding {embedding}")
+            if trained.activation != activation:
+                raise ModelError(f"{initial} was trained with {trained.activation}, not with {activation}")
             network = trained.deepened(blocks)
         self.network = network.to(memory_format=torch.channels_last)
 
