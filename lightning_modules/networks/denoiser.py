@@ -142,6 +142,10 @@ class Denoiser(nn.Module):
         """What stands between the two convolutions of a block."""
         return self.config.get("activation", "relu")
 
+    def first_and_last_layers(self) -> list[nn.Module]:
+        """The layers that touch pixels, which Muon must not train."""
+        return [self.stem, self.head]
+
     def blocks(self) -> dict[str, Block]:
         """The residual blocks by name."""
         return {name: module for name, module in self.named_modules() if isinstance(module, Block)}

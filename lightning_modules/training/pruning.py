@@ -61,6 +61,8 @@ def main(folder: Path, out: Path, data: Path, images: int = 24, size: int = 256,
     data    folder of photos, of which `images` are looked at, `size` x `size` pixels of each
     """
     network = Denoiser.load(folder).eval()
+    if network.activation != "relu":
+        raise ModelError(f"{folder} was trained with {network.activation}, which leaves no channel at zero")
     files = list_images(str(data))
     crops = [read_image(file)[:, :size, :size] for file in files[:: max(1, len(files) // images)][:images]]
     crops = [crop[:, : crop.shape[1] // network.multiple * network.multiple,
