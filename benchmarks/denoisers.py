@@ -1,10 +1,10 @@
 """Which shape of the shipped prior's network learns most in a given time: the table of docs/decisions/0003-denoiser.md.
 
-    OMP_NUM_THREADS=1 python benchmarks/denoisers.py ../shared/data --seconds 240
+    OMP_NUM_THREADS=1 python benchmarks/denoisers.py DIR --seconds 240
 
-Every candidate is trained by the shipped recipe (configs/denoiser/pixel.yaml) for as many steps as fit into the same
-seconds of processor time (with one thread other programs then do not count), the learning rate falling to zero at the
-last of them, and validated on photos/val:
+Every candidate is trained by the shipped recipe (configs/denoiser/pixel.yaml) on the photos of configs/data/photos.yaml
+below DIR for as many steps as fit into the same seconds of processor time (with one thread other programs then do not
+count), the learning rate falling to zero at the last of them, and validated on photos/val:
 
 - epsilon-loss, the mean over 8 log-SNRs from -8 to 13, which is the NELBO up to a constant factor
 - PSNR in dB of denoising at standard deviations of 5 to 100 grey levels
@@ -74,8 +74,9 @@ def train(
 def main(data: Path, seconds: float = 240.0, only: list[int] | None = None) -> None:
     """Print one row per candidate, or for those numbered in `only`."""
     config = yaml.safe_load(resource("configs/denoiser/pixel.yaml").read_text())
-    sources = [Source(**source) for source in config["data"].pop("train")]
-    images = ImageData(sources, **config["data"], data_dir=str(data))
+    photos = yaml.safe_load(resource("configs/data/photos.yaml").read_text())
+    sources = [Source(**source) for source in photos["train"]]
+    images = ImageData(sources, photos["val"], **config["data"], data_dir=str(data))
     images.setup()  # reading the photos is nobody's training time
     print("| widths, blocks | parameters | megapixels/s | steps | epsilon-loss | PSNR at sigma "
           + " / ".join(map(str, VALIDATION_SIGMAS)) + " |\n|---|---|---|---|---|---|", flush=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sized
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
@@ -59,10 +58,14 @@ def _stored_size(file: Path) -> tuple[int, int]:
 
 
 class EveryNth(DistributedSampler[int]):
-    """Every n-th item for each of n processes, none twice; Lightning leaves a DistributedSampler alone."""
+    """Every n-th item for each of n processes, none twice.
+
+    A DistributedSampler because Lightning leaves those alone; it would wrap any other.  How many processes there are is
+    asked when iteration begins: where the sampler is made, they may not have been started.
+    """
 
     def __init__(self, data: Sized) -> None:
-        torch.utils.data.Sampler.__init__(self)
+        super().__init__(data, num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type]
         self.data = data
 
     def __iter__(self) -> Iterator[int]:
@@ -72,9 +75,6 @@ class EveryNth(DistributedSampler[int]):
     def __len__(self) -> int:
         rank, world = _process()
         return len(range(rank, len(self.data), world))
-
-    def set_epoch(self, epoch: int) -> None:
-        """The order is always the same."""
 
 
 def _process() -> tuple[int, int]:

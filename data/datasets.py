@@ -97,6 +97,8 @@ def load_photos(name_or_path: str | Path, data_dir: str | Path, split: Literal["
     path = Path(name_or_path)
     if not path.is_absolute() and not path.exists():
         path = Path(data_dir) / path
+        if not path.exists():
+            raise ImageError(f"there is no folder of photos {str(name_or_path)!r}, here or in {data_dir}")
     photos = []
     for file in list_images(path, recursive=True):
         try:

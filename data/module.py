@@ -9,16 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
+import numpy as np
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
 
 from .batches import Named, image_batches
 from .crops import CropSource, FixedCrops, RandomCrops
 from .datasets import NamedImages, load_data, load_photos
 from .images import ImageError
+
+HELD_OUT = 10  # where no validation images are named, one photo of so many is held out
+NO_TRAINING_IMAGES = "there are no training images: name a folder of photos with --data.train"
+NO_TEST_IMAGES = "there are no images: name a folder of photos, kodak or imagenet64 with --data.test"
 
 
 @dataclass
@@ -42,7 +48,8 @@ class ImageData(lightning.LightningDataModule):
     """Training, validation and test images for LightningCLI.
 
     train              sources to cut random crops from, mixed by weight; a string stands for a source of weight 1
-    val                folder or "imagenet64" (its validation images); None: no validation
+    val                folder or "imagenet64" (its validation images); None: every tenth photo of each training source
+                       is held out
     test               "kodak", "imagenet64" or a folder, whole images one by one as (name, uint8 [3, H, W])
     data_dir           where "kodak", "imagenet64" and relative folders are looked up
     batch_size         samples per batch and device, training and validation; prediction: at most so many whole images,
@@ -53,6 +60,8 @@ class ImageData(lightning.LightningDataModule):
     val_downscale      as Source.downscale, for validation crops
     num_workers        loader processes; 0 loads in the training process (a crop costs well under a millisecond)
     seed               of the training stream
+
+    Photos smaller than a crop are left out, and the log says so.
     """
 
     def __init__(
@@ -81,21 +90,60 @@ class ImageData(lightning.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read what `stage` needs ("fit", "validate", "test", "predict", None: everything); photos stay in memory."""
-        if stage in ("fit", None) and self.train_sources and self.train_data is None:
-            sources = [
-                CropSource(load_photos(s.path, self.data_dir, "train"), s.weight, s.downscale, s.native)
-                for s in self.train_sources
-            ]
-            self.train_data = RandomCrops(sources, self.crop_size, self.samples_per_epoch, self.seed)
+        if stage == "fit" and not self.train_sources:
+            raise ImageError(NO_TRAINING_IMAGES)
+        wanted = stage in ("fit", None) or (stage == "validate" and self.val is None)
+        if wanted and self.train_sources and self.train_data is None:
+            self._read_training_photos()
         if stage in ("fit", "validate", None) and self.val is not None and self.val_data is None:
-            photos = load_photos(self.val, self.data_dir, "val")
-            self.val_data = FixedCrops(photos, self.crop_size, self.val_samples, self.val_downscale)
+            self._validate_on(self._load(self.val, "val"))
         if stage in ("test", "predict", None) and self.test is not None and self.test_data is None:
             self.test_data = load_data(self.test, self.data_dir)
 
+    def _read_training_photos(self) -> None:
+        """Set train_data, and where `val` names nothing val_data to photos that are not in train_data."""
+        sources, held_out = [], []
+        for source in self.train_sources:
+            photos = self._load(source.path, "train")
+            if self.val is None:
+                if len(photos) < 2:
+                    raise ImageError(
+                        f"{source.path} has one photo to train on and none to hold out for validation; "
+                        "add photos, or name a folder with --data.val"
+                    )
+                count = min(HELD_OUT, len(photos))
+                held_out += photos[count - 1 :: count]
+                photos = [photo for index, photo in enumerate(photos) if index % count != count - 1]
+            sources.append(CropSource(photos, source.weight, source.downscale, source.native))
+        self.train_data = RandomCrops(sources, self.crop_size, self.samples_per_epoch, self.seed)
+        if held_out:
+            self._validate_on(held_out)
+            total = len(held_out) + sum(len(source.photos) for source in sources)
+            rank_zero_info(
+                f"{len(held_out)} of {total} photos are held out for validation, every {HELD_OUT}th by name; "
+                "--data.val names a folder to validate on instead"
+            )
+
+    def _validate_on(self, photos: list[np.ndarray]) -> None:
+        self.val_data = FixedCrops(photos, self.crop_size, self.val_samples, self.val_downscale)
+
+    def _load(self, path: str, split: Literal["train", "val"]) -> list[np.ndarray]:
+        photos = load_photos(path, self.data_dir, split)
+        large = [photo for photo in photos if min(photo.shape[:2]) >= self.crop_size]
+        if not large:
+            side = max(min(photo.shape[:2]) for photo in photos)
+            raise ImageError(
+                f"crops of {self.crop_size} pixels fit in no photo of {path}, whose largest has a shorter side of "
+                f"{side}; use larger photos or a smaller --data.crop_size"
+            )
+        if len(large) < len(photos):
+            rank_zero_info(f"{len(photos) - len(large)} of {len(photos)} photos of {path} are smaller than a crop of "
+                           f"{self.crop_size} pixels and left out")  # fmt: skip
+        return large
+
     def train_dataloader(self) -> DataLoader[torch.Tensor]:
         if self.train_data is None:
-            raise ImageError("ImageData has no training images: set `train`")
+            raise ImageError(NO_TRAINING_IMAGES)
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         return ResumableLoader(
@@ -110,13 +158,13 @@ class ImageData(lightning.LightningDataModule):
     def test_dataloader(self) -> DataLoader[tuple[str, torch.Tensor]]:
         """Whole images, one per step, as (name, uint8 [3, H, W])."""
         if self.test_data is None:
-            raise ImageError("ImageData has no test images: set `test`")
+            raise ImageError(NO_TEST_IMAGES)
         return DataLoader(self.test_data, batch_size=None, num_workers=self.num_workers)
 
     def predict_dataloader(self) -> DataLoader[list[Named]]:
         """Whole images in batches of one size, each a list of (name, uint8 [3, H, W])."""
         if self.test_data is None:
-            raise ImageError("ImageData has no test images: set `test`")
+            raise ImageError(NO_TEST_IMAGES)
         return image_batches(self.test_data, self.batch_size, self.num_workers)
 
     def _batches_done(self) -> int | None:

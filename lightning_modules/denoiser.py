@@ -7,7 +7,9 @@ What turns the trained weights into a codec prior is priors/pixel.py.
 
 from __future__ import annotations
 
+import json
 import math
+from typing import Any
 
 import lightning as L
 import torch
@@ -17,24 +19,22 @@ from torchvision.utils import make_grid
 
 from . import ModelError, find_model
 from .diffusion.gaussian import alpha_sigma, diffuse
+from .diffusion.pixels import to_signed
+from .diffusion.psnr import psnr
 from .networks.denoiser import Denoiser
-from .training.optimizers import MuonAdamW
+from .training.optimizers import MuonAdam, split_parameters
 
 VALIDATION_SIGMAS = (5, 15, 25, 50, 100)  # of 255 grey levels, beside unit-scale data: comparable with the literature
-
-
-def to_unit(image: Tensor) -> Tensor:
-    """uint8 images [..., H, W] as float32 in [-1, 1]."""
-    return image.float() / 127.5 - 1
 
 
 class DenoiserTraining(L.LightningModule):
     """Trains a :class:`Denoiser` on uint8 crops [B, 3, H, W].
 
-    widths, blocks, embedding  the network's shape, see Denoiser
+    widths, blocks, embedding,
+    activation                 the network's shape, see Denoiser
     initial                    folder of a trained denoiser to go on from, with the channels left inside its blocks;
                                blocks beyond its own are new and change nothing at first; None: untrained
-    lr, adam_lr                learning rates of Muon (inner convolutions) and AdamW (the rest)
+    lr, adam_lr                learning rates of Muon (inner convolutions) and Adam (the rest)
     warmup                     steps of linear warm-up; from then on the rate falls as the square of what is left
     log_snr_range              levels drawn evenly, from nearly pure noise to far below one grey level
     focus_range, focus_share   levels from which `focus_share` of the batch is drawn instead
@@ -45,6 +45,7 @@ class DenoiserTraining(L.LightningModule):
         widths: tuple[int, ...] = (48, 96, 128, 160),
         blocks: int | list[int] = 2,
         embedding: int = 128,
+        activation: str = "relu",
         initial: str | None = None,
         lr: float = 0.02,
         adam_lr: float = 1e-3,
@@ -54,21 +55,23 @@ class DenoiserTraining(L.LightningModule):
         focus_share: float = 0.5,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
-        network = Denoiser(widths, blocks, embedding)
+        self.lr, self.adam_lr, self.warmup = lr, adam_lr, warmup
+        self.log_snr_range, self.focus_range, self.focus_share = log_snr_range, focus_range, focus_share
+        network = Denoiser(widths, blocks, embedding, activation)
         if initial is not None:
             trained = Denoiser.load(find_model(initial))
             if (trained.config["widths"], trained.config["embedding"]) != (list(widths), embedding):
                 raise ModelError(f"{initial} holds no denoiser of widths {list(widths)} and embedding {embedding}")
+            if trained.activation != activation:
+                raise ModelError(f"{initial} was trained with {trained.activation}, not with {activation}")
             network = trained.deepened(blocks)
         self.network = network.to(memory_format=torch.channels_last)
 
     def draw_log_snr(self, batch: int, rng: torch.Generator) -> Tensor:
         """log-SNR [batch]: stratified draws, so that every batch covers both ranges."""
-        focused = round(batch * self.hparams["focus_share"])
+        focused = round(batch * self.focus_share)
         parts = []
-        for count, (low, high) in ((focused, self.hparams["focus_range"]),
-                                   (batch - focused, self.hparams["log_snr_range"])):
+        for count, (low, high) in ((focused, self.focus_range), (batch - focused, self.log_snr_range)):
             jitter = torch.rand(count, device=self.device, generator=rng)
             places = (torch.arange(count, device=self.device) + jitter) / max(count, 1)
             parts.append(low + (high - low) * places)
@@ -80,7 +83,7 @@ class DenoiserTraining(L.LightningModule):
         return (x_hat - x).square().mean((1, 2, 3)) * log_snr.exp(), x_hat
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        x = to_unit(batch).contiguous(memory_format=torch.channels_last)
+        x = to_signed(batch).contiguous(memory_format=torch.channels_last)
         # noise follows from the step alone, so that a resumed run sees what an uninterrupted one would have seen
         rng = torch.Generator(self.device).manual_seed(self.global_step * self.trainer.world_size + self.global_rank)
         noise = torch.randn(x.shape, device=self.device, generator=rng)
@@ -89,30 +92,34 @@ class DenoiserTraining(L.LightningModule):
         return loss.mean()
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        x = to_unit(batch).contiguous(memory_format=torch.channels_last)
+        x = to_signed(batch).contiguous(memory_format=torch.channels_last)
         seeded = torch.Generator().manual_seed(batch_idx)
         noise = torch.randn(x.shape, generator=seeded).to(x)
         for grey in VALIDATION_SIGMAS:
             log_snr = torch.full((len(x),), -2 * math.log(grey / 127.5), device=x.device)
             _, x_hat = self.eps_loss(x, log_snr, noise)
-            mse = (x_hat - x).mul(127.5).square().mean((1, 2, 3))
-            self.log(f"val/psnr_{grey}", (10 * torch.log10(255**2 / mse)).mean(), batch_size=len(x))
+            quality = psnr((x_hat + 1) * 127.5, batch).mean().float()  # of the estimate as it is, not rounded to 8 bits
+            self.log(f"val/psnr_{grey}", quality, batch_size=len(x))
             if batch_idx == 0 and grey == 50 and isinstance(self.logger, TensorBoardLogger):
                 alpha, _ = alpha_sigma(log_snr[0])
                 pairs = torch.stack([diffuse(x, log_snr[0], noise) / alpha.to(x), x_hat], 1)[:4].flatten(0, 1)
                 grid = make_grid(pairs.clamp(-1, 1) / 2 + 0.5, nrow=2)
                 self.logger.experiment.add_image("val/noisy_and_denoised_50", grid, self.global_step)
-        low, high = self.hparams["log_snr_range"]
-        levels = torch.linspace(low, high, 8, device=x.device)
-        losses = [self.eps_loss(x, level.expand(len(x)), noise)[0].mean() for level in levels]
+        log_snrs = torch.linspace(*self.log_snr_range, 8, device=x.device)
+        losses = [self.eps_loss(x, log_snr.expand(len(x)), noise)[0].mean() for log_snr in log_snrs]
         self.log("val/eps_loss", torch.stack(losses).mean(), batch_size=len(x), prog_bar=True)
 
-    def configure_optimizers(self) -> dict:
-        optimizer = MuonAdamW(self.network.named_parameters(), self.hparams["lr"], self.hparams["adam_lr"])
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what the checkpoint holds, for training/export.py."""
+        checkpoint["diffpress"] = json.dumps({**self.network.config, "log_snr_range": self.log_snr_range})
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        muon, adam = split_parameters(self.network, self.network.first_and_last_layers())
+        optimizer = MuonAdam(muon, adam, self.lr, self.adam_lr)
         total = int(self.trainer.estimated_stepping_batches)
 
         def rate(step: int) -> float:
-            rising = (step + 1) / max(1, self.hparams["warmup"])
+            rising = (step + 1) / max(1, self.warmup)
             return min(1.0, rising) * max(0.0, 1 - step / total) ** 2
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)

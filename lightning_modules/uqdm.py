@@ -3,9 +3,6 @@
 The model, its negative ELBO in bits, its three progressive reconstructions, and Lightning's training loop around them.
 Levels are counted by what has been sent: latents[0] is pure noise shared by both sides, latents[i] the state after step
 i of `n_steps`, latents[n_steps] the almost clean z_0, from which a last lossless step codes the pixels.
-
-    python -m diffpress.lightning_modules.uqdm export run.ckpt checkpoints/my-model    Lightning checkpoint -> folder
-    python -m diffpress.lightning_modules.uqdm convert uqdm-tiny checkpoints/uqdm-tiny  published folder -> our form
 """
 
 from __future__ import annotations
@@ -26,16 +23,15 @@ from .diffusion import pixels as pixel_likelihood
 from .diffusion.gaussian import LogSNR
 from .diffusion.noise_schedule import ScheduleConfig
 from .diffusion.universal_quantization import BasePrior, interval_log_mass, sample_base, uniform_noise
-from .identity import ModelError
 from .networks.scaled_denoiser import DenoiserConfig, ScaledDenoiser
 from .networks.score_net import ScoreNetConfig
 from .training.pixel_diffusion import (
     OptimizerConfig,
     PixelDiffusion,
-    export_checkpoint,
     load_folder,
     network_config,
 )
+from .training.published_checkpoints import is_published, load_published
 
 Method = Literal["denoise", "ancestral", "flow"]
 Scale = Literal["forward_kernel", "posterior"]
@@ -286,32 +282,6 @@ def load_uqdm(folder: str | Path, device: str | torch.device | None = None, aver
 
     Raises ModelError for a folder that holds no UQDM.
     """
-    from .training.published_checkpoints import is_published, load_published
-
     if is_published(folder):
-        return load_published(folder, averaged=averaged).to(device or "cpu").eval()
+        return load_published(folder, from_config, averaged).to(device or "cpu").eval()
     return load_folder(folder, UQDM.kind, from_config, device)
-
-
-def export(checkpoint: str | Path, folder: str | Path, half: bool = False) -> None:
-    """Turn a Lightning checkpoint (its averaged weights, where EMA was on) into a model folder.
-
-    half  store the network in half precision
-    """
-    export_checkpoint(checkpoint, folder, UQDM.kind, from_config, half)
-
-
-def main() -> None:
-    """Command line of this module: export and convert."""
-    from jsonargparse import auto_cli
-
-    from .training.published_checkpoints import convert
-
-    try:
-        auto_cli([export, convert], prog="python -m diffpress.lightning_modules.uqdm", as_positional=True)
-    except ModelError as error:
-        raise SystemExit(f"error: {error}") from None
-
-
-if __name__ == "__main__":
-    main()

@@ -2,8 +2,6 @@
 
 The same network and schedule as UQDM; what a step costs is the KL divergence between Gaussians, which reverse-channel
 and bits-back coders approach.  priors/vdm.py makes a trained VDM a prior for those codecs.
-
-    python -m diffpress.lightning_modules.vdm export run.ckpt checkpoints/my-vdm     Lightning checkpoint -> folder
 """
 
 from __future__ import annotations
@@ -20,9 +18,8 @@ from torch import Tensor
 from .diffusion import gaussian
 from .diffusion import pixels as pixel_likelihood
 from .diffusion.noise_schedule import ScheduleConfig
-from .identity import ModelError
 from .networks.score_net import ScoreNetConfig
-from .training.pixel_diffusion import OptimizerConfig, PixelDiffusion, export_checkpoint, load_folder
+from .training.pixel_diffusion import OptimizerConfig, PixelDiffusion, load_folder
 from .uqdm import METHODS, Method
 
 
@@ -177,22 +174,3 @@ def load_vdm(folder: str | Path, device: str | torch.device | None = None) -> VD
     Raises ModelError for a folder that holds no VDM.
     """
     return load_folder(folder, VDM.kind, from_config, device)
-
-
-def export(checkpoint: str | Path, folder: str | Path) -> None:
-    """Turn a Lightning checkpoint (its averaged weights, where EMA was on) into a model folder."""
-    export_checkpoint(checkpoint, folder, VDM.kind, from_config)
-
-
-def main() -> None:
-    """Command line of this module."""
-    from jsonargparse import auto_cli
-
-    try:
-        auto_cli([export], prog="python -m diffpress.lightning_modules.vdm", as_positional=True)
-    except ModelError as error:
-        raise SystemExit(f"error: {error}") from None
-
-
-if __name__ == "__main__":
-    main()

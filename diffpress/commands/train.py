@@ -1,14 +1,37 @@
-"""``python train.py fit|validate|test|predict -c configs/...``: Lightning's command line over our modules and data."""
+"""``python train.py fit|validate|test|predict|export``: Lightning's command line over our modules, and export."""
 
 from __future__ import annotations
 
+import sys
+from argparse import ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
+from pathlib import Path
+from typing import NoReturn
+
 import lightning as L
 import torch
+from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import ArgsType, LightningCLI
 
 from ..data import ImageData, ImageError
 from ..lightning_modules import ModelError
+from ..lightning_modules.training.export import export
 from .files import run
+
+DESCRIPTION = """Train, validate and test models, and turn a checkpoint into a model folder:
+  python train.py fit -c configs/denoiser/pixel.yaml --data.train PHOTOS
+  python train.py fit -c configs/denoiser/pixel.yaml --data.train PHOTOS --ckpt_path LAST.ckpt   (resumes)
+  python train.py export LAST.ckpt MODEL --half
+  python compress.py photo.png --model MODEL
+"""
+
+
+class _Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the lines of DESCRIPTION."""
+
+
+_PARSERS = {"description": DESCRIPTION, "formatter_class": _Help, "exit_on_error": False} | {
+    name: {"exit_on_error": False} for name in LightningCLI.subcommands()
+}
 
 
 class _CommandLine(LightningCLI):
@@ -18,6 +41,9 @@ class _CommandLine(LightningCLI):
 
 def main(args: ArgsType = None) -> int:
     """Exit code of one sub-command, 2 where a model or data cannot be used; `args` replaces the command line."""
+    words = sys.argv[1:] if args is None else args
+    if isinstance(words, list) and words[:1] == ["export"]:
+        return run(lambda: _export(words[1:]))
     # What a weight without gradient leaves in the optimizer decays into numbers so small that a CPU takes three times
     # as long for a step: 2.9 instead of 0.93 s after 1,900 steps of configs/uqdm/photo.yaml (Intel Xeon).
     torch.set_flush_denormal(True)
@@ -27,12 +53,29 @@ def main(args: ArgsType = None) -> int:
         torch.set_flush_denormal(False)
 
 
+def _refuse(message: str) -> NoReturn:
+    raise ModelError(f"{' '.join(message.split())} (--help shows the options)")
+
+
+def _export(words: list[str]) -> int:
+    parser = ArgumentParser("train.py export", description="Turn a checkpoint of train.py fit into a model folder.")
+    parser.error = _refuse  # type: ignore[method-assign]
+    parser.add_argument("checkpoint", type=Path, help="a .ckpt file, or a UQDM folder as its authors distribute it")
+    parser.add_argument("folder", type=Path, help="the model folder, which is made")
+    parser.add_argument("--half", action="store_true", help="store the network in half precision")
+    options = parser.parse_args(words)
+    export(options.checkpoint, options.folder, options.half)
+    return 0
+
+
 def _command(args: ArgsType) -> int:
     try:
         _CommandLine(
             L.LightningModule, ImageData, subclass_mode_model=True, seed_everything_default=0, args=args,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"overwrite": True}, parser_kwargs=_PARSERS,
         )
+    except ArgumentError as error:
+        _refuse(str(error))
     except (TypeError, ValueError) as error:
         cause: BaseException | None = error  # the command line wraps what a constructor raises
         while cause is not None and not isinstance(cause, (ImageError, ModelError)):

@@ -12,7 +12,7 @@ import copy
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +26,7 @@ from ..identity import ModelError, read_json
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SIGMA_DATA = 0.5  # standard deviation of natural images in [-1, 1], for the preconditioning of Karras et al. 2022
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu_, "silu": F.silu, "gelu": F.gelu}
 
 
 class NoiseEmbedding(nn.Module):
@@ -46,8 +47,9 @@ class NoiseEmbedding(nn.Module):
 class Block(nn.Module):
     """Residual pair of 3 x 3 convolutions; the `width` channels between them follow the noise level (FiLM)."""
 
-    def __init__(self, channels: int, embedding: int, width: int) -> None:
+    def __init__(self, channels: int, embedding: int, width: int, activation: str = "relu") -> None:
         super().__init__()
+        self.activation = activation
         self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
         self.film = nn.Linear(embedding, 2 * width)
         self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
@@ -58,12 +60,12 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
-        hidden = torch.addcmul(shift, self.conv_in(h), 1 + scale).relu_()
+        hidden = ACTIVATIONS[self.activation](torch.addcmul(shift, self.conv_in(h), 1 + scale))
         return self.conv_out(hidden).add_(h)
 
     def narrowed(self, keep: Tensor) -> Block:
         """A block with only those channels between the convolutions of which `keep` [width] is true."""
-        block = Block(self.conv_in.in_channels, self.film.in_features, int(keep.sum()))
+        block = Block(self.conv_in.in_channels, self.film.in_features, int(keep.sum()), self.activation)
         block.conv_in.load_state_dict({name: value[keep] for name, value in self.conv_in.state_dict().items()})
         twice = torch.cat([keep, keep])
         block.film.load_state_dict({name: value[twice] for name, value in self.film.state_dict().items()})
@@ -89,27 +91,40 @@ class Denoiser(nn.Module):
 
     Saved as diffusers saves its models, by our own few lines: importing diffusers takes longer than decoding a photo.
 
-    widths    channels at 1/2, 1/4, 1/8, ... of the image's resolution
-    blocks    residual blocks per resolution, on the way down and again on the way up; one number or one for each
-    embedding width of the noise-level features
+    widths     channels at 1/2, 1/4, 1/8, ... of the image's resolution
+    blocks     residual blocks per resolution, on the way down and again on the way up; one number or one for each
+    embedding  width of the noise-level features
+    activation relu, silu or gelu between the two convolutions of a block
     A trained network may have lost channels inside its blocks (`narrowed`); how many are left, its weights tell.
     """
 
     def __init__(
-        self, widths: Sequence[int] = (48, 96, 128, 160), blocks: int | Sequence[int] = 2, embedding: int = 128
+        self,
+        widths: Sequence[int] = (48, 96, 128, 160),
+        blocks: int | Sequence[int] = 2,
+        embedding: int = 128,
+        activation: str = "relu",
     ) -> None:
-        """Raises ModelError if `blocks` has another length than `widths`."""
+        """Raises ModelError if `blocks` has another length than `widths`, or for an unknown activation."""
         super().__init__()
         counts = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
         if len(counts) != len(widths):
             raise ModelError(f"{len(counts)} numbers of blocks for {len(widths)} resolutions")
+        if activation not in ACTIVATIONS:
+            raise ModelError(f"activation {activation!r} is none of {', '.join(ACTIVATIONS)}")
         shape = {"blocks": blocks if isinstance(blocks, int) else counts, "embedding": embedding}
         self.config: dict[str, Any] = {"_class_name": "Denoiser", **shape, "widths": list(widths)}
+        if activation != "relu":  # absent means relu: the configurations of older models stay as they are
+            self.config["activation"] = activation
         self.embed = NoiseEmbedding(embedding)
         self.stem = nn.Conv2d(12, widths[0], 3, padding=1)
         levels = list(zip(widths, counts, strict=True))
-        self.down = nn.ModuleList(nn.ModuleList(Block(w, embedding, w) for _ in range(n)) for w, n in levels)
-        self.up = nn.ModuleList(nn.ModuleList(Block(w, embedding, w) for _ in range(n)) for w, n in levels[:-1])
+
+        def stack(width: int, count: int) -> nn.ModuleList:
+            return nn.ModuleList(Block(width, embedding, width, activation) for _ in range(count))
+
+        self.down = nn.ModuleList(stack(width, count) for width, count in levels)
+        self.up = nn.ModuleList(stack(width, count) for width, count in levels[:-1])
         pairs = list(itertools.pairwise(widths))
         self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
         self.grow = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairs)
@@ -121,6 +136,15 @@ class Denoiser(nn.Module):
     def multiple(self) -> int:
         """Height and width that forward accepts are multiples of this."""
         return 2 ** len(self.down)
+
+    @property
+    def activation(self) -> str:
+        """What stands between the two convolutions of a block."""
+        return self.config.get("activation", "relu")
+
+    def first_and_last_layers(self) -> list[nn.Module]:
+        """The layers that touch pixels, which Muon must not train."""
+        return [self.stem, self.head]
 
     def blocks(self) -> dict[str, Block]:
         """The residual blocks by name."""
@@ -138,7 +162,7 @@ class Denoiser(nn.Module):
 
         Raises ModelError where there would be fewer.
         """
-        deeper = Denoiser(self.config["widths"], blocks, self.config["embedding"])
+        deeper = Denoiser(self.config["widths"], blocks, self.config["embedding"], self.activation)
         own, blocks_there = self.blocks(), deeper.blocks()
         if not own.keys() <= blocks_there.keys():
             raise ModelError(f"a network of {self.config['blocks']} blocks cannot become one of {blocks}")
@@ -173,11 +197,12 @@ class Denoiser(nn.Module):
     @classmethod
     def of_state(cls, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Self:
         """The network of the weights `state`, by name; raises what torch does where they are of another shape."""
-        network = cls(config["widths"], config["blocks"], config["embedding"])
+        network = cls(config["widths"], config["blocks"], config["embedding"], config.get("activation", "relu"))
         for name, block in network.blocks().items():
             channels, width = state[f"{name}.conv_out.weight"].shape[:2]
             if width != channels:
-                network.set_submodule(name, Block(block.conv_in.in_channels, config["embedding"], width))
+                narrow = Block(block.conv_in.in_channels, config["embedding"], width, network.activation)
+                network.set_submodule(name, narrow)
         network.load_state_dict(state)
         return network
 

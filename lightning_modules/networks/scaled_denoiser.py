@@ -89,6 +89,10 @@ class ScaledDenoiser(nn.Module):
         """Height and width that forward accepts are multiples of this."""
         return 2 ** len(self.config.widths)
 
+    def first_and_last_layers(self) -> list[nn.Module]:
+        """The layers that touch pixels, which Muon must not train."""
+        return [*self.denoiser.first_and_last_layers(), self.refine_stem, self.refine_head]
+
     def load_denoiser(self, folder: Path) -> None:
         """Take over the weights of the Denoiser in `folder`; ModelError if its shape differs or they are damaged."""
         theirs, ours = read_json(folder / "config.json"), asdict(self.config)

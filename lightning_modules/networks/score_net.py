@@ -201,6 +201,10 @@ class ScoreNet(nn.Module):
         """Height and width that forward accepts are multiples of this."""
         return self.config.patch_size
 
+    def first_and_last_layers(self) -> list[nn.Module]:
+        """The layers that touch pixels, which Muon must not train."""
+        return [self.conv_in, self.conv_out]
+
     def forward(self, z: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor | None]:
         """(eps_hat, scale) of variance-preserving z [B, C, H, W] at log_snr [B]; H, W multiples of `multiple`.
 

@@ -2,17 +2,11 @@
 
 :class:`DenoiserPrior` is the shipped noise-conditional denoiser, :class:`UNet2DPrior` any diffusers ``UNet2DModel``
 (a model folder or a DDPM/DDIM pipeline folder).  The VDM score network has its own module, vdm.py.
-
-    python -m diffpress.lightning_modules.priors.pixel runs/.../last.ckpt checkpoints/diffc-pixel
-
-writes the averaged weights of a training checkpoint as a model folder.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -140,17 +134,3 @@ class UNet2DPrior(PixelPrior):
     def denoise(self, z: Tensor, timestep: int, conditions: Sequence[Any] | None = None) -> Tensor:
         output = self.network(z.to(self.network.dtype), timestep - 1).sample.to(z.dtype)
         return x0_from_prediction(self.prediction, z, output, self.log_snr(timestep)).clamp(-1, 1)
-
-
-def export(checkpoint: Path, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write the weights of a DenoiserTraining checkpoint (averaged, where it holds an average) as a model folder."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    settings = state["hyper_parameters"]
-    # Lightning's weight averaging stores the average as the checkpoint's main weights
-    weights = {k.removeprefix("network."): v for k, v in state["state_dict"].items() if k.startswith("network.")}
-    Denoiser.of_state(settings, weights).to(dtype).save(folder)
-    (folder / "prior.json").write_text(json.dumps({"log_snr": list(reversed(settings["log_snr_range"]))}) + "\n")
-
-
-if __name__ == "__main__":
-    export(Path(sys.argv[1]), Path(sys.argv[2]))

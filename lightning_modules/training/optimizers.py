@@ -1,16 +1,17 @@
 """Muon for convolutions: torch's Muon takes matrices only, and a convolution is one in disguise.
 
-Orthogonalised momentum (Jordan et al. 2024) denoises about a decibel better than AdamW after the same few thousand
-steps on a CPU (docs/decisions/0003-denoiser.md).  Vectors, the first and the last layer stay with AdamW.
+Orthogonalised momentum (Jordan et al. 2024) denoises about a decibel better than Adam after the same few thousand steps
+on a CPU (docs/decisions/0003-denoiser.md).  Biases, linear layers, the first and the last layer stay with Adam.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -28,21 +29,41 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     return x.T if tall else x
 
 
-class MuonAdamW(torch.optim.Optimizer):
-    """Muon on the inner convolutions of `module`, AdamW (betas 0.9, 0.99) on everything else.
+def split_parameters(
+    module: nn.Module, first_and_last: Iterable[nn.Module]
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """(for Muon, for Adam): the kernels of all convolutions of `module` but `first_and_last`, and everything else.
+
+    Both in the order of module.parameters(), which optimizer checkpoints rely on.
+    """
+    excluded = {parameter for layer in first_and_last for parameter in layer.parameters()}
+    muon = [p for p in module.parameters() if p.ndim == 4 and p not in excluded]
+    chosen = set(muon)
+    return muon, [p for p in module.parameters() if p not in chosen]
+
+
+class MuonAdam(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) on the convolution kernels `muon`, Adam on the parameters `adam`; no weight decay.
 
     One optimizer rather than two, so that Lightning's automatic optimisation, schedules and checkpoints just work.
-    `lr` is Muon's learning rate, `adam_lr` AdamW's; both follow the same schedule.
+
+    muon, adam  lists of parameters; kernels [out, in, kh, kw] are orthogonalised as matrices [out, in kh kw]
+    lr          learning rate of Muon, `adam_lr` of Adam; a schedule multiplies both
+    betas, eps  of Adam, as in torch.optim.Adam
     """
 
     def __init__(
-        self, named_parameters: Iterable[tuple[str, nn.Parameter]], lr: float = 0.02, adam_lr: float = 1e-3
+        self,
+        muon: Sequence[nn.Parameter],
+        adam: Sequence[nn.Parameter],
+        lr: float = 0.02,
+        adam_lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
     ) -> None:
-        named = list(named_parameters)
-        edges = {name for name, _ in named if name.split(".")[-2] in ("stem", "head")}
-        muon = [p for name, p in named if p.ndim == 4 and name not in edges]
-        adam = [p for name, p in named if p.ndim != 4 or name in edges]
-        super().__init__([{"params": muon, "lr": lr, "muon": True}, {"params": adam, "lr": adam_lr, "muon": False}], {})
+        self.betas, self.eps = betas, eps
+        groups = [{"params": list(muon), "lr": lr, "muon": True}, {"params": list(adam), "lr": adam_lr, "muon": False}]
+        super().__init__(groups, {})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -51,14 +72,17 @@ class MuonAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            update = self._muon if group["muon"] else self._adamw
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    update(parameter, parameter.grad, group["lr"])
+            trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if group["muon"]:
+                for parameter in trained:
+                    self._muon(parameter, group["lr"])
+            else:
+                self._adam(trained, group["lr"])
         return loss
 
-    def _muon(self, parameter: Tensor, gradient: Tensor, lr: float) -> None:
-        state = self.state[parameter]
+    def _muon(self, parameter: Tensor, lr: float) -> None:
+        assert parameter.grad is not None
+        state, gradient = self.state[parameter], parameter.grad
         if not state:
             state["momentum"] = torch.zeros_like(gradient)
         momentum = state["momentum"].lerp_(gradient, 0.05)
@@ -66,13 +90,17 @@ class MuonAdamW(torch.optim.Optimizer):
         scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
         parameter.add_(orthogonalise(matrix).view_as(parameter), alpha=-lr * scale)
 
-    def _adamw(self, parameter: Tensor, gradient: Tensor, lr: float) -> None:
-        state = self.state[parameter]
-        if not state:
-            state.update(step=torch.zeros(()), mean=torch.zeros_like(gradient), square=torch.zeros_like(gradient))
-        state["step"] += 1
-        count = float(state["step"])
-        mean = state["mean"].lerp_(gradient, 0.1)
-        square = state["square"].lerp_(gradient.square(), 0.01)
-        deviation = (square / (1 - 0.99**count)).sqrt_().add_(1e-8)
-        parameter.addcdiv_(mean, deviation, value=-lr / (1 - 0.9**count))
+    def _adam(self, parameters: list[Tensor], lr: float) -> None:
+        for parameter in parameters:
+            if parameter not in self.state:
+                self.state[parameter] = {"step": 0, "mean": torch.zeros_like(parameter),
+                                         "square": torch.zeros_like(parameter)}  # fmt: skip
+        states = [self.state[parameter] for parameter in parameters]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        # Steps are counted in plain integers: a counter on a GPU would be waited for.  adam() wants tensors and adds 1.
+        steps = [torch.tensor(float(state["step"])) for state in states]
+        adam(parameters, gradients, [state["mean"] for state in states], [state["square"] for state in states], [],
+             steps, amsgrad=False, beta1=self.betas[0], beta2=self.betas[1], lr=lr, weight_decay=0.0, eps=self.eps,
+             maximize=False)  # fmt: skip
+        for state in states:
+            state["step"] = int(state["step"]) + 1  # checkpoints of earlier versions hold a tensor

@@ -24,10 +24,11 @@ from torch import Tensor
 
 from ...data.tiling import tile
 from ..diffusion.noise_schedule import LinearSchedule, ScheduleConfig
+from ..diffusion.psnr import psnr
 from ..identity import ModelError, fingerprint, of_module, read_json
 from ..networks.scaled_denoiser import DenoiserConfig, ScaledDenoiser
 from ..networks.score_net import ScoreNet, ScoreNetConfig
-from .optimizers import MuonAdamW
+from .optimizers import MuonAdam, split_parameters
 
 NetworkConfig = ScoreNetConfig | DenoiserConfig
 
@@ -42,11 +43,12 @@ class OptimizerConfig:
     """Adam with linear warm-up and, optionally, cosine decay.
 
     lr             Adam's learning rate after the warm-up
-    muon_lr        inner convolutions are trained by Muon at this rate (muon.py), which takes far fewer steps, and only
-                   the rest by AdamW with betas (0.9, 0.99); None: Adam for everything
-    warmup_steps   optimiser steps over which it rises linearly from 0
-    decay_steps    step at which a cosine decay reaches a hundredth of lr; None: constant
-    betas, eps, weight_decay  as in torch.optim.Adam
+    muon_lr        inner convolutions are trained by Muon at this rate (optimizers.py), which takes far fewer steps, and
+                   only the rest by Adam, best with betas (0.9, 0.99); None: Adam for everything
+    warmup_steps   optimiser steps over which both rates rise linearly from 0
+    decay_steps    step at which a cosine decay reaches a hundredth of the rates; None: constant
+    betas, eps     as in torch.optim.Adam
+    weight_decay   as in torch.optim.Adam; Muon has none, so that both together raise ValueError
     """
 
     lr: float = 2e-4
@@ -56,6 +58,10 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.muon_lr is not None and self.weight_decay:
+            raise ValueError("weight_decay is for Adam alone: it cannot be combined with muon_lr")
 
     def factor(self, step: int) -> float:
         """Multiplier of lr at optimiser step `step`, counted from 0."""
@@ -107,14 +113,9 @@ class PixelDiffusion(L.LightningModule):
         optimizer: torch.optim.Optimizer
         if c.muon_lr is None:
             optimizer = torch.optim.Adam(self.parameters(), c.lr, c.betas, c.eps, c.weight_decay)
-        else:  # MuonAdamW knows first and last layers, which Muon must not touch, as "stem" and "head"
-            edges = {"network.conv_in": "stem", "network.conv_out.2": "head",
-                     "network.refine_stem": "stem", "network.refine_head": "head"}  # fmt: skip
-            named = []
-            for name, parameter in self.named_parameters():
-                layer, _, kind = name.rpartition(".")
-                named.append((f"{edges.get(layer, layer)}.{kind}", parameter))
-            optimizer = MuonAdamW(named, c.muon_lr, c.lr)
+        else:
+            muon, adam = split_parameters(self, self.network.first_and_last_layers())
+            optimizer = MuonAdam(muon, adam, c.muon_lr, c.lr, c.betas, c.eps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, c.factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -136,10 +137,9 @@ class PixelDiffusion(L.LightningModule):
                      sync_dist=not training, batch_size=batch_size, prog_bar=name == "bpd")  # fmt: skip
 
     def log_psnr(self, prefix: str, name: str, image: Tensor, original: Tensor) -> None:
-        """Log as `prefix`/psnr_`name` the PSNR in dB of a batch's mean squared error (uint8), at most 100."""
-        mse = (image.float() - original.float()).square().mean()
-        psnr = 10.0 * torch.log10(255.0**2 / mse.clamp_min(255.0**2 * 1e-10))
-        self.log_dict_prefixed(prefix, {f"psnr_{name}": psnr}, len(original))
+        """Log as `prefix`/psnr_`name` the mean PSNR in dB of uint8 images [B, 3, H, W]; an exact one counts 100."""
+        mean = psnr(image, original).clamp(max=100.0).mean().float()
+        self.log_dict_prefixed(prefix, {f"psnr_{name}": mean}, len(original))
 
     @staticmethod
     def test_batches(batch: Tensor | tuple[str, Tensor]) -> tuple[Tensor, ...]:
@@ -217,7 +217,10 @@ def load_folder(folder: str | Path, kind: str, build: Build[Module], device: str
 
     ModelError if the folder holds another kind of model, or no weights that fit its configuration.
     """
-    config = _without_class_name(read_json(Path(folder) / "config.json"), kind, folder)
+    config = read_json(Path(folder) / "config.json")
+    found = config.pop("_class_name", None)
+    if found != kind:
+        raise ModelError(f"{folder} holds a model of kind {found}, not {kind}")
     with refused_as(f"{Path(folder) / 'config.json'} describes no {kind}"):
         module = build(config)
     path = Path(folder) / "model.safetensors"
@@ -230,25 +233,3 @@ def load_folder(folder: str | Path, kind: str, build: Build[Module], device: str
     module.to(device or "cpu").eval()
     module.folder_fingerprint = fingerprint(Path(folder))
     return module
-
-
-def export_checkpoint(
-    checkpoint: str | Path, folder: str | Path, kind: str, build: Build[Module], half: bool = False
-) -> None:
-    """Turn a Lightning checkpoint (its averaged weights, where EMA was on) into a model folder; see save_folder.
-
-    ModelError if the checkpoint cannot be read, or was written by another kind of module.
-    """
-    state = read_checkpoint(Path(checkpoint))
-    with refused_as(f"{checkpoint} is no checkpoint of a {kind}"):
-        module = build(_without_class_name(json.loads(state.get("diffpress", "{}")), kind, checkpoint))
-        # Weight averaging (averaging.py) stores the averages as "state_dict" and the current weights beside them.
-        module.load_state_dict(state["state_dict"])
-    module.save_folder(folder, half)
-
-
-def _without_class_name(config: dict[str, Any], kind: str, where: str | Path) -> dict[str, Any]:
-    found = config.pop("_class_name", None)
-    if found != kind:
-        raise ModelError(f"{where} holds a model of kind {found}, not {kind}")
-    return config

@@ -6,8 +6,9 @@ order, and last those of the noise schedule, which is learned but stored nowhere
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,18 +16,14 @@ import torch
 from ..diffusion.noise_schedule import ScheduleConfig
 from ..diffusion.universal_quantization import BasePrior
 from ..identity import fingerprint, of_raw_weights, read_json
-from ..networks.score_net import ScoreNetConfig
-from .pixel_diffusion import read_checkpoint, refused_as
-
-if TYPE_CHECKING:
-    from ..uqdm import UQDM, Scale
+from .pixel_diffusion import Build, Module, read_checkpoint, refused_as
 
 T = TypeVar("T")
 
 # Names in a published configuration, and what they are here.
 _SCHEDULES = {"learned_linear": True, "fixed_linear": False}
 _PRIORS: dict[str, BasePrior] = {"logistic": "logistic", "gaussian": "gaussian", "normal": "gaussian"}
-_SCALES: dict[str, Scale] = {"forward_kernel": "forward_kernel", "posterior": "posterior"}
+_SCALES = {name: name for name in ("forward_kernel", "posterior")}
 
 # The stored optimiser settings contain one NumPy float, under its name in NumPy 1 or 2; nothing else beyond tensors is
 # let through.
@@ -39,27 +36,24 @@ def is_published(folder: str | Path) -> bool:
     return "restore_ckpt" in read_json(Path(folder) / "config.json")
 
 
-def build(config: dict[str, Any]) -> UQDM:
-    """An untrained UQDM of a published configuration (the contents of its config.json).
+def our_config(config: dict[str, Any]) -> dict[str, Any]:
+    """UQDM.model_config() of what a published configuration (the contents of its config.json) describes.
 
-    Raises KeyError, TypeError or ValueError where it lacks something or names something unknown.
+    Raises KeyError or ValueError where it lacks something or names something unknown.
     """
-    from ..uqdm import UQDM
-
     m = config["model"]
-    shared = {name: m[name] for name in ("n_channels", "embedding_dim", "n_blocks", "norm_groups", "n_attention_heads")}
-    options = {name: m[name] for name in ("attention_everywhere", "use_fourier_features", "dropout_prob")}
-    network = ScoreNetConfig(**shared, **options, gamma_min=m["gamma_min"], gamma_max=m["gamma_max"])
+    shared = ("n_channels", "embedding_dim", "n_blocks", "norm_groups", "n_attention_heads", "attention_everywhere",
+              "use_fourier_features", "dropout_prob", "gamma_min", "gamma_max")  # fmt: skip
     learned = _known("noise_schedule", m["noise_schedule"], _SCHEDULES)
     schedule = ScheduleConfig(m["gamma_min"], m["gamma_max"], learned, bool(m.get("fix_gamma_max")))
-    return UQDM(
-        network,
-        schedule,
-        n_steps=m["n_timesteps"],
-        base_prior=_known("prior_type", m["prior_type"], _PRIORS),
-        base_prior_scale=_known("base_prior_scale", m.get("base_prior_scale") or "forward_kernel", _SCALES),
-        learned_prior_scale=bool(m.get("learned_prior_scale")),
-    )
+    return {
+        "network": {name: m[name] for name in shared},
+        "schedule": asdict(schedule),
+        "n_steps": m["n_timesteps"],
+        "base_prior": _known("prior_type", m["prior_type"], _PRIORS),
+        "base_prior_scale": _known("base_prior_scale", m.get("base_prior_scale") or "forward_kernel", _SCALES),
+        "learned_prior_scale": bool(m.get("learned_prior_scale")),
+    }
 
 
 def _known(name: str, value: Any, meanings: dict[str, T]) -> T:
@@ -68,15 +62,17 @@ def _known(name: str, value: Any, meanings: dict[str, T]) -> T:
     return meanings[value]
 
 
-def load_published(folder: str | Path, averaged: bool = True) -> UQDM:
+def load_published(folder: str | Path, build: Build[Module], averaged: bool = True) -> Module:
     """The UQDM in a published `folder`, on the CPU; `averaged` as in uqdm.load_uqdm.
+
+    build  makes an untrained UQDM of its model_config()
 
     Raises ModelError for a configuration that describes no UQDM, and for tensors that are missing or do not fit it.
     """
     folder = Path(folder)
     config = read_json(folder / "config.json")
     with refused_as(f"{folder / 'config.json'} describes no published UQDM"):
-        model = build(config)
+        model = build(our_config(config))
     path = folder / str(config["restore_ckpt"])
     with torch.serialization.safe_globals(_ALLOWED):
         checkpoint = read_checkpoint(path)
@@ -95,8 +91,3 @@ def load_published(folder: str | Path, averaged: bool = True) -> UQDM:
     name = fingerprint(folder)
     model.folder_fingerprint = name if averaged else of_raw_weights(name)
     return model
-
-
-def convert(published: str, folder: str, averaged: bool = True) -> None:
-    """Write a published checkpoint folder in our form: config.json and model.safetensors."""
-    load_published(published, averaged=averaged).save_folder(folder)

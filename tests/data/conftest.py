@@ -1,21 +1,11 @@
-"""Where the shared data is, and small stand-ins for the public data sets."""
+"""Small stand-ins for the public data sets."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from diffpress.data import save_image
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder with kodak/, imagenet64/ and photos/; the test is skipped where there is none."""
-    root = Path(os.environ.get("DIFFPRESS_SHARED", Path(__file__).resolve().parents[3] / "shared"))
-    if not (root / "data" / "kodak").is_dir():
-        pytest.skip(f"no shared data in {root} (set DIFFPRESS_SHARED)")
-    return root / "data"
 
 
 @pytest.fixture

@@ -65,9 +65,9 @@ def test_names_stay_unique(photo_folder: Path) -> None:
     assert len(set(names)) == len(names)
 
 
-def test_kodak_is_never_trained_on(shared_data: Path) -> None:
+def test_kodak_is_never_trained_on(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="evaluation only"):
-        load_photos("kodak", shared_data, "train")
+        load_photos("kodak", tmp_path, "train")
 
 
 def test_missing_kodak_says_how_to_get_it(tmp_path: Path) -> None:
@@ -78,18 +78,18 @@ def test_missing_kodak_says_how_to_get_it(tmp_path: Path) -> None:
         load_data("kodak", tmp_path)
 
 
-def test_shared_kodak_is_the_manifest(shared_data: Path) -> None:
-    assert kodak.verify(shared_data / "kodak") == []
-    data = load_data("kodak", shared_data)
+def test_shared_kodak_is_the_manifest(shared: Path) -> None:
+    assert kodak.verify(shared / "data" / "kodak") == []
+    data = load_data("kodak", shared / "data")
     assert len(data) == 24
     assert {tuple(data[i][1].shape) for i in (0, 3)} == {(3, 512, 768), (3, 768, 512)}
 
 
-def test_shared_imagenet64(shared_data: Path) -> None:
-    data = load_data("imagenet64", shared_data)
+def test_shared_imagenet64(shared: Path) -> None:
+    data = load_data("imagenet64", shared / "data")
     assert len(data) == 200
     assert data[0][1].dtype == torch.uint8
-    assert imagenet64.find_duplicates(shared_data / "imagenet64").tolist() == []
+    assert imagenet64.find_duplicates(shared / "data" / "imagenet64").tolist() == []
 
 
 def test_folder_by_path(photo_folder: Path) -> None:

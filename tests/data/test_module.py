@@ -10,7 +10,7 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from diffpress.data import CropSource, FixedCrops, ImageData, RandomCrops, Source
+from diffpress.data import CropSource, FixedCrops, ImageData, ImageError, RandomCrops, Source, save_image
 
 
 def photos(count: int, side: int = 80) -> list[np.ndarray]:
@@ -57,6 +57,49 @@ def test_validation_crops_are_fixed_and_whole_when_they_fit() -> None:
         assert torch.equal(data[index], torch.from_numpy(whole[index]).permute(2, 0, 1))
     with pytest.raises(IndexError):
         data[5]
+
+
+def test_a_tenth_is_held_out_where_no_validation_folder_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(21):  # each of its own grey, so that a crop tells its photo
+        save_image(torch.full((3, 20, 20), number, dtype=torch.uint8), tmp_path / f"{number:02d}.png")
+    with caplog.at_level("INFO"):
+        data = ImageData(str(tmp_path), crop_size=16)
+        data.setup("fit")
+    assert "2 of 21 photos are held out for validation" in caplog.text
+    assert data.train_data is not None
+    assert data.val_data is not None
+    assert [int(data.val_data[index][0, 0, 0]) for index in range(len(data.val_data))] == [9, 19]
+    trained = {int(data.train_data[index][0, 0, 0]) for index in range(400)}
+    assert trained == set(range(21)) - {9, 19}
+    again = ImageData(str(tmp_path), crop_size=16)
+    again.setup("validate")  # the photos that the training run left out
+    assert again.val_data is not None
+    assert torch.equal(again.val_data[1], data.val_data[1])
+    named = ImageData(str(tmp_path), val=str(tmp_path), crop_size=16)
+    named.setup("fit")
+    assert named.train_data is not None
+    assert len(named.train_data.sources[0].photos) == 21
+
+
+def test_photos_that_cannot_be_used_are_left_out_or_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_image(torch.zeros(3, 40, 60, dtype=torch.uint8), tmp_path / "large.png")
+    data = ImageData(str(tmp_path), crop_size=32)
+    with pytest.raises(ImageError, match="one photo to train on and none to hold out"):
+        data.setup("fit")
+    for number in range(3):
+        save_image(torch.zeros(3, 30, 60, dtype=torch.uint8), tmp_path / f"small{number}.png")
+    data = ImageData(str(tmp_path), val=str(tmp_path), crop_size=32)
+    with caplog.at_level("INFO"):
+        data.setup("fit")
+    assert "3 of 4 photos" in caplog.text
+    assert data.train_data is not None
+    assert len(data.train_data.sources[0].photos) == 1
+    with pytest.raises(ImageError, match=r"crops of 64 pixels fit in no photo of .* a shorter side of 40"):
+        ImageData(str(tmp_path), val=str(tmp_path), crop_size=64).setup("fit")
+    with pytest.raises(ImageError, match="no training images"):
+        ImageData().setup("fit")
 
 
 def test_small_photos_are_refused() -> None:

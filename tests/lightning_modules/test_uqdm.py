@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import lightning
@@ -20,21 +19,15 @@ from diffpress.lightning_modules.diffusion.noise_schedule import ScheduleConfig
 from diffpress.lightning_modules.diffusion.universal_quantization import BasePrior, interval_log_mass, sample_base
 from diffpress.lightning_modules.networks.score_net import ScoreNetConfig
 from diffpress.lightning_modules.training.averaging import EMA
+from diffpress.lightning_modules.training.export import export
 from diffpress.lightning_modules.training.pixel_diffusion import OptimizerConfig
-from diffpress.lightning_modules.uqdm import METHODS, UQDM, export, load_uqdm
+from diffpress.lightning_modules.uqdm import METHODS, UQDM, load_uqdm
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NETWORK = ScoreNetConfig(
     embedding_dim=8, norm_groups=4, mid_attention=False, use_fourier_features=False, patch_size=2, preconditioned=True
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks this small run slower on several threads, above all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def small_uqdm(**options: object) -> UQDM:
@@ -283,5 +276,5 @@ def test_optimizer_warms_up_and_decays() -> None:
     assert OptimizerConfig(warmup_steps=0).factor(10**6) == 1.0
     muon = small_uqdm(optimizer=OptimizerConfig(muon_lr=0.02)).configure_optimizers()["optimizer"]
     shapes = [tuple(parameter.shape) for parameter in muon.param_groups[1]["params"]]
-    assert any(len(shape) == 4 for shape in shapes)  # first and last layer stay with AdamW
+    assert any(len(shape) == 4 for shape in shapes)  # first and last layer stay with Adam
     assert all(parameter.ndim == 4 for parameter in muon.param_groups[0]["params"])

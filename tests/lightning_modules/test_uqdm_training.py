@@ -105,6 +105,7 @@ def test_two_processes_learn_like_one_with_twice_the_batch(photos: list[str], tm
 def test_published_recipe_learns_real_photos_from_scratch(shared: Path, tmp_path: Path) -> None:
     options = ["--data.crop_size=32", "--data.batch_size=4", "--trainer.val_check_interval=1000",
                "--model.init_args.optimizer.lr=2e-3", "--model.init_args.optimizer.warmup_steps=10",
+               f"--data={ROOT / 'configs' / 'data' / 'imagenet64.yaml'}",
                f"--data.data_dir={shared / 'data'}"]  # fmt: skip
     run(command(tmp_path, 60, *options))
     losses = list(curve(tmp_path).values())

@@ -1,6 +1,5 @@
 """VDM: its bound, its reconstructions, its training loop, and itself as a prior."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import lightning
@@ -13,21 +12,15 @@ from diffpress.lightning_modules.diffusion.gaussian import diffuse
 from diffpress.lightning_modules.diffusion.noise_schedule import ScheduleConfig
 from diffpress.lightning_modules.networks.score_net import ScoreNetConfig
 from diffpress.lightning_modules.priors.interface import Prior
+from diffpress.lightning_modules.training.export import export
 from diffpress.lightning_modules.uqdm import load_uqdm
-from diffpress.lightning_modules.vdm import VDM, export, load_vdm
+from diffpress.lightning_modules.vdm import VDM, load_vdm
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NETWORK = ScoreNetConfig(
     embedding_dim=8, norm_groups=4, mid_attention=False, use_fourier_features=False, patch_size=2, preconditioned=True
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks this small run slower on several threads, above all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def small_vdm(**options: object) -> VDM:

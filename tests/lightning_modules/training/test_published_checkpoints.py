@@ -15,8 +15,9 @@ from diffpress.data.tiling import tile
 from diffpress.lightning_modules import ModelError, load_model
 from diffpress.lightning_modules.diffusion import gaussian
 from diffpress.lightning_modules.diffusion import pixels as pixel_likelihood
-from diffpress.lightning_modules.training.published_checkpoints import build, convert, load_published
-from diffpress.lightning_modules.uqdm import UQDM, load_uqdm
+from diffpress.lightning_modules.training.export import export
+from diffpress.lightning_modules.training.published_checkpoints import load_published, our_config
+from diffpress.lightning_modules.uqdm import UQDM, from_config, load_uqdm
 
 CONFIG = {
     "restore_ckpt": "checkpoint.pt",
@@ -36,7 +37,7 @@ def published(tmp_path: Path) -> Path:
     folder = tmp_path / "published"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    model = build(CONFIG)
+    model = from_config(our_config(CONFIG))
     tensors = [p.detach() + 1.0 for p in [*model.network.parameters(), *model.schedule.parameters()]]
     optimizer = {"param_groups": [{"lr": np.float64(2e-4)}]}  # as distributed: one NumPy number among the settings
     torch.save(
@@ -57,9 +58,9 @@ def test_both_forms_load_and_are_different_models(published: Path) -> None:
     assert averaged.n_steps == 3
 
 
-def test_convert_keeps_every_weight(published: Path, tmp_path: Path) -> None:
-    convert(str(published), str(tmp_path / "ours"))
-    ours, theirs = load_uqdm(tmp_path / "ours"), load_published(published)
+def test_export_to_our_form_keeps_every_weight(published: Path, tmp_path: Path) -> None:
+    export(published, tmp_path / "ours")
+    ours, theirs = load_uqdm(tmp_path / "ours"), load_published(published, from_config)
     assert all(torch.equal(value, ours.state_dict()[name]) for name, value in theirs.state_dict().items())
     assert not list((tmp_path / "ours").glob("*.pt"))
 
@@ -68,7 +69,7 @@ def test_tensors_that_do_not_fit_are_refused(published: Path) -> None:
     checkpoint = {"model": {}, "ema": {"shadow_params": [torch.zeros(3)]}}
     torch.save(checkpoint, published / "checkpoint.pt")
     with pytest.raises(ModelError, match="do not fit"):
-        load_published(published)
+        load_uqdm(published)
 
 
 def change_config(folder: Path, **changes: object) -> None:
@@ -85,7 +86,7 @@ def cut(path: Path, share: float) -> None:
 
 def ours(folder: Path, **changes: object) -> None:
     """Make a published folder one of our form, then overwrite entries of its configuration."""
-    convert(str(folder), str(folder))
+    export(folder, folder)
     (folder / "checkpoint.pt").unlink()
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | changes))
