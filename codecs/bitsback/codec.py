@@ -23,7 +23,7 @@ from ...lightning_modules.priors.interface import Prior
 from .. import container, get_codec
 from ..base import CodecError, Header, Stream, check_image, check_model
 from ..entropy import BitStack, StackEmpty
-from ..pixel_residual import HEAD, PixelModel, grey_eighths
+from ..pixel_residual import PARAMETER_BYTES, ResidualModel, to_means
 from ..threads import unsplit_operations
 from .latents import DENSER, EVEN, SIDE_BYTES, Chain, Floats, Ints, Side, Spacing, Stack
 
@@ -227,7 +227,7 @@ def _encode(pixels: Pixels, chain: Chain, layout: Layout, align: int, progress: 
     height = pixels.shape[1]
     rows, supply = 0, b""
     borrowed = BORROWED
-    measured: tuple[Side, PixelModel] | None = None
+    measured: tuple[Side, ResidualModel] | None = None
     while True:
         rows, supply = _strip(pixels, layout, rows, align, borrowed)
         lead = container.varint(rows) + container.varint(len(supply))
@@ -247,7 +247,7 @@ def _encode(pixels: Pixels, chain: Chain, layout: Layout, align: int, progress: 
         except StackEmpty:
             borrowed *= 1.15
             continue
-        return lead + side.data + model.head + stack.words().astype("<u4").tobytes()
+        return lead + side.data + model.parameters + stack.words().astype("<u4").tobytes()
 
 
 def _decode(segment: bytes, size: tuple[int, int], chain: Chain, layout: Layout, progress: Progress | None) -> Pixels:
@@ -262,11 +262,11 @@ def _decode(segment: bytes, size: tuple[int, int], chain: Chain, layout: Layout,
     out = np.zeros((3, *size), np.uint8)
     if rows < size[0]:
         data, at = segment[at : at + layout.side_bytes], at + layout.side_bytes
-        head, at = segment[at : at + HEAD], at + HEAD
+        head, at = segment[at : at + PARAMETER_BYTES], at + PARAMETER_BYTES
         words = segment[at:]
-        if len(head) < HEAD or len(words) % 4 or not words:
+        if len(head) < PARAMETER_BYTES or len(words) % 4 or not words:
             raise CodecError("the bitsback segment is too short")
-        side, model = Side(data, layout.steps), PixelModel(head)
+        side, model = Side(data, layout.steps), ResidualModel(head)
         stack = BitStack(np.frombuffer(words, "<u4"), sealed=False)
         places = layout.tiles(rows, size)
         try:
@@ -310,12 +310,12 @@ def _strip(pixels: Pixels, layout: Layout, rows: int, align: int, borrowed: floa
         rows += max(4, min(round((need - len(data)) / rate), height // 8 + 1)) if rows else 8
 
 
-def _measure(chain: Chain, tiles: Sequence[Pixels]) -> tuple[Side, PixelModel]:
+def _measure(chain: Chain, tiles: Sequence[Pixels]) -> tuple[Side, ResidualModel]:
     """Side information from a walk over some of the tiles, and the pixels' from the last level of all."""
     sampler = Sampler()
     z = [chain.clean.pop(sampler, [chain.of_pixels(tile)])[0] for tile in tiles]
     estimates = chain.denoise(z, chain.steps - 1)
-    model = PixelModel.fit(tiles, [grey_eighths(e, t.shape[1:]) for e, t in zip(estimates, tiles, strict=True)])
+    model = ResidualModel.fit(tiles, [to_means(e, t.shape[1:]) for e, t in zip(estimates, tiles, strict=True)])
     residuals = []
     chosen = z[:: min(SAMPLED, max(1, len(z) // 3))]
     for level in reversed(range(chain.steps - 1)):
@@ -337,12 +337,12 @@ def _means(chain: Chain, z: Sequence[Ints], level: int) -> list[Ints]:
     return [chain.of_noisier(one, x_hat, level) for one, x_hat in zip(z, estimates, strict=True)]
 
 
-def _push_unit(stack: Stack, chain: Chain, side: Side, model: PixelModel, tiles: Sequence[Pixels]) -> None:
+def _push_unit(stack: Stack, chain: Chain, side: Side, model: ResidualModel, tiles: Sequence[Pixels]) -> None:
     """Put the pixels of some tiles on the stack."""
     z = chain.clean.pop(stack, [chain.of_pixels(tile) for tile in tiles])
     estimates = chain.denoise(z, chain.steps - 1)
     for tile, estimate in zip(tiles[::-1], estimates[::-1], strict=True):
-        stack.push(*model.symbols(tile, grey_eighths(estimate, tile.shape[1:])), 0, 255)
+        stack.push(*model.in_coding_order(tile, to_means(estimate, tile.shape[1:])), 0, 255)
     for level in reversed(range(chain.steps - 1)):
         noisier = chain.noisier[level].pop(stack, [chain.of_cleaner(one, level) for one in z])
         chain.push(stack, side, level + 1, z, _means(chain, noisier, level))
@@ -351,7 +351,7 @@ def _push_unit(stack: Stack, chain: Chain, side: Side, model: PixelModel, tiles:
 
 
 def _pop_unit(
-    stack: BitStack, chain: Chain, side: Side, model: PixelModel, sizes: Sequence[tuple[int, int]]
+    stack: BitStack, chain: Chain, side: Side, model: ResidualModel, sizes: Sequence[tuple[int, int]]
 ) -> list[Pixels]:
     """Take the pixels of tiles of these (h, w) off the stack; undoes `_push_unit`."""
     z = chain.pop(stack, side, 0, [np.zeros((3, *size), np.int64) for size in sizes])
@@ -361,7 +361,7 @@ def _pop_unit(
         z = cleaner
     estimates = chain.denoise(z, chain.steps - 1)
     tiles = [
-        model.decode(grey_eighths(estimate, size), lambda centres, widths: stack.pop(centres, widths, 0, 255))
+        model.decode(to_means(estimate, size), lambda centres, widths: stack.pop(centres, widths, 0, 255))
         for estimate, size in zip(estimates, sizes, strict=True)
     ]
     chain.clean.push(stack, z, [chain.of_pixels(tile) for tile in tiles])
