@@ -88,7 +88,7 @@ def exact_size(rest: bytes | memoryview) -> int:
 
 
 def to_means(estimate: Tensor, size: Sequence[int]) -> Ints:
-    """int64 [3, H, W], in eighths of a grey level, of `estimate` [3, h >= H, w >= W], float in [-1, 1]; `size` = (H, W)."""
+    """Eighths of a grey level, int64 [3, H, W], of `estimate` [3, h >= H, w >= W], float in [-1, 1]."""
     grey = estimate[:, : size[0], : size[1]].double().add(1).mul(127.5 * MEAN_SCALE)
     return grey.round().clamp(0, 255 * MEAN_SCALE).long().cpu().numpy()
 
