@@ -115,7 +115,7 @@ class UQDMCodec:
         inside = _inside(size)
         chain = UQDMChain(self.model, len(tiles), self.portable, workers)
         encoder = SegmentEncoder()
-        checksums: list[bytes] = []
+        checks: list[bytes] = []
         x = to_unit(tiles, torch.float64)
         for step in range(min(count, self.model.n_steps)):
             parameters = chain.step_parameters(unrounded=nelbo is not None)
@@ -132,7 +132,7 @@ class UQDMCodec:
             if nelbo is not None:
                 nelbo.append(self._step_bits(units[inside] / UNITS, parameters, inside))
             chain.advance(units)
-            checksums.append(_checksum(units))
+            checks.append(_checksum(units))
             if progress:
                 progress(step + 1, count)
         if count > self.model.n_steps:
@@ -140,14 +140,14 @@ class UQDMCodec:
             number, base = tables.locate(grey_levels(chain))
             encoder.encode(tiles.numpy()[inside] - base[inside], number[inside], tables.table)
             encoder.end_segment()
-            checksums.append(b"")
+            checks.append(b"")
             if nelbo is not None:
                 log_snr_0 = torch.tensor(chain.log_snrs[-1], dtype=torch.float64)
                 nats = -log_likelihood(tiles, chain.latents(), log_snr_0)
                 nelbo.append(float(nats[torch.from_numpy(inside)].sum()) / np.log(2.0))
             if progress:
                 progress(count, count)
-        segments = tuple(words + checksum for words, checksum in zip(encoder.segments(), checksums, strict=True))
+        segments = tuple(words + check for words, check in zip(encoder.segments(), checks, strict=True))
         return Stream(Header(self.name, *size, self.model.fingerprint, bytes([PORTABLE * self.portable])), segments)
 
     def _step_bits(self, z: NDArray[np.float64], parameters: StepParameters, inside: NDArray[np.bool_]) -> float:
