@@ -24,9 +24,9 @@ import torch
 from numpy.typing import NDArray
 
 from diffpress.codecs.entropy import SegmentDecoder, SegmentEncoder
-from diffpress.codecs.threads import unsplit_operations
+from diffpress.codecs.threads import reproducible
 from diffpress.codecs.uqdm.codec import grey_levels
-from diffpress.codecs.uqdm.latents import FINE, TILE, Chain
+from diffpress.codecs.uqdm.latents import TILE, UNITS, UQDMChain
 from diffpress.codecs.uqdm.tables import PixelTables, forget_step_tables, step_index, step_table
 from diffpress.lightning_modules import load_model
 from diffpress.lightning_modules.diffusion.pixels import LEVELS
@@ -103,8 +103,8 @@ def main() -> None:
     def tables(number: int) -> Any:
         return step_table(model.base_prior, number)
 
-    with unsplit_operations() as workers:
-        chain = Chain(model, given.tiles, False, workers)
+    with reproducible() as workers:
+        chain = UQDMChain(model, given.tiles, False, workers)
         encoder = SegmentEncoder()
         sent: list[tuple[Any, Any, Any]] = []
 
@@ -127,20 +127,20 @@ def main() -> None:
             return decoder.decode(number, pixel_tables.table) + base.ravel()
 
         for step in range(model.n_steps):
-            parameters, seconds = cpu_seconds(chain.parameters, True)
+            parameters, seconds = cpu_seconds(chain.step_parameters, True)
             network += seconds
             position = chain.dither()
-            assert parameters.exact is not None
+            assert parameters.unrounded is not None
             # a plausible message: drawn from the coding prior itself
-            draw = parameters.exact[1] * rng.logistic(0, LOGISTIC_SCALE, position.shape)
-            k = np.rint(draw + chain.offset(position) / FINE).astype(np.int32)
-            _, seconds = cpu_seconds(encode, parameters.scale, position, k)
+            draw = parameters.unrounded[1] * rng.logistic(0, LOGISTIC_SCALE, position.shape)
+            k = np.rint(draw + chain.dither_value(position) / UNITS).astype(np.int32)
+            _, seconds = cpu_seconds(encode, parameters.std_index, position, k)
             coding += seconds
-            sent.append((parameters.scale, position, k))
-            used = len(np.unique(step_index(parameters.scale, position)))
-            baseline += baseline_seconds(parameters.exact[1][0].ravel(), rng)
+            sent.append((parameters.std_index, position, k))
+            used = len(np.unique(step_index(parameters.std_index, position)))
+            baseline += baseline_seconds(parameters.unrounded[1][0].ravel(), rng)
             print(f"step {step + 1}: {used} tables, encode {seconds:.2f} s, network so far {network:.1f} s", flush=True)
-            chain.advance(parameters.mean + FINE * k - chain.offset(position))
+            chain.advance(parameters.mean + UNITS * k - chain.dither_value(position))
         grey = grey_levels(chain)  # pixels as the model expects them: z_0 with its noise, exp(-log_snr / 2) of x
         drawn = grey + LEVELS / 2 * math.exp(-chain.log_snrs[-1] / 2) * rng.standard_normal(grey.shape)
         pixels = np.rint(drawn).clip(0, LEVELS - 1).astype(np.int32)

@@ -1,9 +1,10 @@
 """Entropy coding: integers to bytes under known probabilities.  The only importer of constriction.
 
-Three uses.  Values with a Gaussian each (`encode_gaussians`, `GaussianDecoder`): plain and sequential.  Values whose
-probabilities come from shared integer tables (`SegmentEncoder`, `SegmentDecoder`): symbols are grouped by table, so
-that a table is built once, and the stream can be cut into segments of which any prefix decodes.  A
-stack of bits from which samples can be drawn (`BitStack`).
+Three uses:
+- `encode_gaussians`, `GaussianDecoder`: integers with a Gaussian each, in one piece;
+- `SegmentEncoder`, `SegmentDecoder`: integers whose probabilities come from shared integer tables.  Symbols are grouped
+  by table, so that each table is built once, and the stream is cut into segments of which any prefix decodes;
+- `BitStack`: a stack of bits from which samples can be drawn, for bits-back coding.
 
 Everything runs in 24-bit fixed point on a range coder: the same parameters give the same bits on every machine.
 Truncated or foreign data mostly decodes to garbage without an error; checking for that is the container's job.
@@ -41,13 +42,13 @@ class Table(NamedTuple):
     """Probabilities of low, low + 1, ...: `weights` float64 [1 + K], any scale, all positive, the escape's first."""
 
     low: int
-    weights: NDArray[np.float64]
+    weights: Floats
 
 
-Tables = Callable[[int], Table]
+Tables = Callable[[int], Table]  # the table with a number, built on demand
 
 
-def integer_weights(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+def integer_weights(probabilities: Floats) -> Floats:
     """Probabilities rounded to whole multiples of 2^-20, at least one: the last bit of exp() no longer matters."""
     return np.maximum(np.rint(probabilities * (1 << 20)), 1.0)
 
@@ -114,7 +115,7 @@ class SegmentDecoder:
         high = np.zeros(len(index), np.int64)
         for number, places in _groups(index):
             table = tables(number)
-            with _damage_named():
+            with _damage_as_codec_error():
                 code = np.asarray(self._coder.decode(_categorical(table), len(places)), np.int64)
             out[places] = code + (table.low - 1)
             escaped[places] = code == 0
@@ -126,7 +127,7 @@ class SegmentDecoder:
         return out.astype(np.int32)
 
     def _decode_escape(self) -> tuple[bool, int]:
-        with _damage_named():
+        with _damage_as_codec_error():
             negative = self._coder.decode(_model.Uniform(2))
             size = self._coder.decode(_model.Uniform(MAX_ESCAPE_BITS)) + 1
             rest = self._coder.decode(_model.Uniform(1 << size - 1)) if size > 1 else 0
@@ -134,7 +135,7 @@ class SegmentDecoder:
 
 
 @contextmanager
-def _damage_named() -> Iterator[None]:
+def _damage_as_codec_error() -> Iterator[None]:
     """Data that no encoder can have written makes constriction raise AssertionError or a Rust panic."""
     try:
         yield
@@ -160,19 +161,17 @@ def _categorical(table: Table) -> Any:
     return _model.Categorical(np.ascontiguousarray(table.weights, np.float64), perfect=False)
 
 
-def encode_gaussians(
-    symbols: Ints, centres: NDArray[np.float64], widths: NDArray[np.float64], low: int, high: int
-) -> bytes:
-    """Integers `symbols` [N] in low..high, the n-th as a Gaussian around centres[n] of deviation widths[n].
+def encode_gaussians(symbols: Ints, means: Floats, stds: Floats, low: int, high: int) -> bytes:
+    """Integers `symbols` [N] in low..high, the n-th under N(means[n], stds[n]^2) integrated over x - 1/2 .. x + 1/2.
 
-    Raises CodecError for symbols outside the range and for parameters that are not finite.
+    Raises CodecError for symbols outside the range, means that are not finite and stds that are not positive.
     """
     values = np.ascontiguousarray(symbols, np.int32).ravel()
     if values.size and (values.min() < low or values.max() > high):
         raise CodecError(f"a symbol lies outside {low}..{high}")
     encoder = _queue.RangeEncoder()
     if values.size:  # constriction refuses empty arrays
-        encoder.encode(values, _model.QuantizedGaussian(low, high), *_gaussian_parameters(centres, widths))
+        encoder.encode(values, _model.QuantizedGaussian(low, high), *_checked(means, stds))
     return np.asarray(encoder.get_compressed(), "<u4").tobytes()
 
 
@@ -186,23 +185,21 @@ class GaussianDecoder:
         self._coder = _queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
         self._gaussian = _model.QuantizedGaussian(low, high)
 
-    def decode(self, centres: NDArray[np.float64], widths: NDArray[np.float64]) -> NDArray[np.int32]:
-        """The next len(centres) integers, int32."""
-        if not len(centres):
+    def decode(self, means: Floats, stds: Floats) -> NDArray[np.int32]:
+        """The next N integers, given their means [N] and stds [N]; CodecError for data that no encoder has written."""
+        if not len(means):
             return np.empty(0, np.int32)
-        parameters = _gaussian_parameters(centres, widths)
-        with _damage_named():
+        parameters = _checked(means, stds)
+        with _damage_as_codec_error():
             return np.asarray(self._coder.decode(self._gaussian, *parameters), np.int32)
 
 
-def _gaussian_parameters(
-    centres: Floats, widths: Floats
-) -> tuple[Floats, Floats]:
-    pair = np.ascontiguousarray(centres, np.float64).ravel(), np.ascontiguousarray(widths, np.float64).ravel()
-    if not (np.isfinite(pair[0]).all() and np.isfinite(pair[1]).all() and (pair[1] > 0).all()):
-        # constriction would encode NaN without a word
-        raise CodecError("a Gaussian's centre or width is not a usable number")
-    return pair
+def _checked(means: Floats, stds: Floats) -> tuple[Floats, Floats]:
+    """The parameters as constriction takes them; CodecError for what it would encode wrongly without an error."""
+    mean, std = np.ascontiguousarray(means, np.float64).ravel(), np.ascontiguousarray(stds, np.float64).ravel()
+    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
+        raise CodecError("a Gaussian's mean or standard deviation is not a usable number")
+    return mean, std
 
 
 class StackEmpty(CodecError):
@@ -210,33 +207,38 @@ class StackEmpty(CodecError):
 
 
 class BitStack:
-    """Integers under Gaussians on a last-in-first-out stack of bits (ANS), for bits-back coding.
+    """Integers under Gaussians on a last-in-first-out stack of bits: ANS (Duda 2009) for bits-back coding.
 
-    `pop` turns bits of the stack into samples, `push` turns integers into bits; each undoes the other exactly.
+    `pop` decodes: it turns bits of the stack into samples.  `push` encodes: it turns integers into bits.  Each undoes
+    the other exactly.
     """
 
     def __init__(self, words: Ints, sealed: bool = True) -> None:
-        """A stack on top of `words` [N], any bits at all; `sealed` False: a stack that `words` returned before."""
+        """A stack with `words` [N], uint32, as its content.
+
+        sealed  True: `words` are any bits at all, which `bottom` gives back; False: they are what `words()` of another
+                stack returned
+        """
         self._coder = _stack.AnsCoder(np.ascontiguousarray(words, np.uint32), seal=sealed)
 
-    def push(self, symbols: Ints, centres: Floats, widths: Floats, low: int, high: int) -> None:
-        """Put integers [N] in low..high on the stack, the n-th a Gaussian around centres[n] of deviation widths[n]."""
+    def push(self, symbols: Ints, means: Floats, stds: Floats, low: int, high: int) -> None:
+        """Put integers [N] in low..high on the stack, the n-th under N(means[n], stds[n]^2); raises CodecError."""
         values = np.ascontiguousarray(symbols, np.int32)
         if values.min() < low or values.max() > high:
             raise CodecError(f"a symbol lies outside {low}..{high}")
         model = _model.QuantizedGaussian(low, high)
-        self._coder.encode_reverse(values, model, *_gaussian_parameters(centres, widths))
+        self._coder.encode_reverse(values, model, *_checked(means, stds))
 
-    def pop(self, centres: Floats, widths: Floats, low: int, high: int) -> NDArray[np.int32]:
-        """Take integers [N] from the stack; raises StackEmpty."""
+    def pop(self, means: Floats, stds: Floats, low: int, high: int) -> NDArray[np.int32]:
+        """Take integers [N] in low..high from the stack, distributed as `push` says; raises StackEmpty."""
         model = _model.QuantizedGaussian(low, high)
-        values = self._coder.decode(model, *_gaussian_parameters(centres, widths))
+        values = self._coder.decode(model, *_checked(means, stds))
         if self._coder.num_words() < 2:  # constriction goes on below the bottom without a word
             raise StackEmpty("the stack of bits is empty")
         return np.asarray(values, np.int32)
 
     def words(self) -> NDArray[np.uint32]:
-        """Everything on the stack, for the decoder's stack."""
+        """Everything on the stack [N], for a decoder's BitStack(words, sealed=False)."""
         return np.asarray(self._coder.get_compressed(), np.uint32)
 
     def bottom(self) -> NDArray[np.uint32]:

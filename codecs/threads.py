@@ -1,8 +1,9 @@
-"""Networks evaluated the same way every time, for codecs whose tables follow from what a network says.
+"""Networks that give the same bits every time, for codecs whose coding tables follow from a network's output.
 
-In float32, one or two threads inside an operation change 80 to 90 % of a network's outputs in their last bits
-(measured).  So every call runs on a single thread, several of them side by side; on a GPU, one after the other, with
-deterministic kernels.  What remains different between machines is answered by float64 ("portable").
+Floating-point sums depend on their order: in float32, one thread or two inside an operation change 80 to 90 % of a
+network's outputs in their last bits (measured).  So on a CPU every operation runs on a single thread, and several
+images or tiles side by side; on a GPU they run one after the other, by deterministic kernels without TF32.  What
+remains different between machines is answered by float64 (the codecs' `portable`).
 """
 
 from __future__ import annotations
@@ -14,37 +15,55 @@ from typing import TypeVar
 
 import torch
 
-Part = TypeVar("Part")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+CPU = torch.device("cpu")
 
 
 @contextmanager
-def unsplit_operations() -> Iterator[int]:
-    """Run every torch operation on one thread, so that no sum changes its order; gives the number of threads to use.
+def reproducible(device: torch.device = CPU) -> Iterator[int]:
+    """Same input, same bits, for networks on `device`; gives the number of threads that `side_by_side` may use.
 
-    Also the faster way on a busy machine, where threads that share an operation wait for each other.
+    Sets and restores torch's settings for the whole process:
+    CPU   one thread per operation; also the faster way on a busy machine, where threads that share an operation wait
+          for each other
+    CUDA  cuDNN deterministic, without benchmarking and TF32; matrix products in full float32 as well
     """
-    threads = torch.get_num_threads()
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("highest")
     try:
-        yield threads
+        if device.type == "cuda":
+            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+                yield threads
+        else:
+            yield threads
     finally:
         torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+
+
+unsplit_operations = reproducible  # the name that codecs/diffc still uses
 
 
 def side_by_side(
-    evaluate: Callable[[Part], Result], parts: Iterable[Part], device: torch.device, workers: int
+    evaluate: Callable[[Item], Result], items: Iterable[Item], device: torch.device, workers: int
 ) -> list[Result]:
-    """`evaluate` of every part, in order; on the CPU `workers` at a time, with the same arithmetic whatever that is."""
+    """`evaluate` of every item, in order; on the CPU `workers` at a time, with the same arithmetic whatever that is.
+
+    To be called within `reproducible(device)`; gradients are off.
+    """
+
+    def alone(item: Item) -> Result:
+        with torch.inference_mode():  # a thread has its own
+            return evaluate(item)
+
+    def in_thread(item: Item) -> Result:
+        torch.set_num_threads(1)  # as with inference mode, every thread has its own setting
+        return alone(item)
+
     if device.type != "cpu":
-        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-        with exact, torch.inference_mode():
-            return [evaluate(part) for part in parts]
-
-    def alone(part: Part) -> Result:
-        torch.set_num_threads(1)  # a worker has its own setting
-        with torch.inference_mode():
-            return evaluate(part)
-
+        return [alone(item) for item in items]
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(alone, parts))
+        return list(pool.map(in_thread, items))

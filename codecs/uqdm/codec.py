@@ -1,9 +1,10 @@
-"""The UQDM codec: universally quantized diffusion steps, then every pixel exactly (Yang et al. 2025).
+"""The UQDM codec: universally quantized diffusion steps, then every pixel exactly (Yang et al. 2025, section 3).
 
-An image of any size is cut into 64 x 64 tiles that are coded together.  Each diffusion step is one segment, the pixels
-given z_0 are the last one; one range coder runs through all of them, and any prefix decodes.  What a segment holds: the
-words of the range coder, and one byte that checks the latents, because a receiver whose network computes something else
-would decode noise without noticing.  What padding adds at the right and bottom edge is never sent.
+An image of any size is cut into 64 x 64 tiles that are coded together.  Each diffusion step is one segment (latents.py
+has the equations), the pixels given z_0 are the last one.  One range coder runs through all of them, and any prefix
+decodes.  A segment holds the words of the range coder and, but for the last, one byte that checks the latents: without
+it a receiver whose network computes something else would decode noise without noticing.  What padding adds at the right
+and bottom edge is never sent.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from ...lightning_modules.uqdm import METHODS, UQDM, Method
 from .. import container
 from ..base import CodecError, Header, Stream, check_image, check_model
 from ..entropy import SegmentDecoder, SegmentEncoder, Tables
-from ..threads import unsplit_operations
-from .latents import FINE, TILE, Chain, Parameters
+from ..threads import reproducible
+from .latents import TILE, UNITS, StepParameters, UQDMChain
 from .tables import PixelTables, step_index, step_table
 
 PORTABLE = 1  # bit of the header's parameter byte
@@ -36,14 +37,17 @@ Ints = NDArray[np.int32]
 class UQDMCodec:
     """Progressive codec over a trained UQDM, lossless when all its segments are sent.
 
-    model           see diffpress.lightning_modules.uqdm.load_uqdm
+    model           a UQDM on RGB tiles of 64 x 64 pixels, see diffpress.lightning_modules.uqdm.load_uqdm
     portable        run the network in float64, so that the file decodes on machines and devices other than the one
                     that wrote it; several times slower.  Decoding follows the file, not this option.
-    reconstruction  how a prefix becomes an image unless `decode` is told otherwise
+    reconstruction  how a prefix becomes an image unless `decode` is told otherwise: "denoise" (E[x | z], least squared
+                    error), "ancestral" (remaining steps drawn from the model: realistic detail) or "flow" (remaining
+                    steps along the probability flow).  A whole file is exact whatever it says.
     """
 
     name = "uqdm"
     suffix = ".uqdm"
+    lossless = True  # see codecs.base.Lossless
 
     def __init__(self, model: UQDM, portable: bool = False, reconstruction: Method = "denoise") -> None:
         if not isinstance(model, UQDM):
@@ -79,76 +83,77 @@ class UQDMCodec:
             raise CodecError(f"--segments must lie between 1 and {total} for this model")
         if bpp is not None and not bpp > 0:
             raise CodecError("--bpp must be a positive number")
-        with unsplit_operations() as workers:
+        with reproducible(self.model.device) as workers:
             stream = self._encode(image, total if lossless else segments or total, None, progress, workers)
         if bpp is not None and not lossless:
             pixels = image.shape[1] * image.shape[2]
-            sent = stream.segments
+            kept = stream.segments
             while len(container.write(stream, self)) * 8 > bpp * pixels:
-                sent = sent[:-1]
-                if not sent:
+                kept = kept[:-1]
+                if not kept:
                     raise CodecError(f"{bpp} bpp is less than the first segment of this image takes")
-                stream = Stream(stream.header, sent)
+                stream = Stream(stream.header, kept)
         return stream
 
     def measure(self, image: torch.Tensor) -> tuple[Stream, list[float]]:
-        """The whole stream of `image`, and the negative ELBO of what each segment says, in bits.
+        """(stream, negative ELBO of each segment in bits) of uint8 `image` [3, H, W], with all segments.
 
-        The estimate takes the network's parameters as they are and probabilities as fine as they come; the file takes
-        rounded ones.
+        The negative ELBO takes the network's means and stds as they are; the file takes rounded ones, so it is a
+        little longer.  Raises CodecError.
         """
         check_image(image)
-        estimate: list[float] = []
-        with unsplit_operations() as workers:
-            return self._encode(image, self.model.n_steps + 1, estimate, None, workers), estimate
+        nelbo: list[float] = []
+        with reproducible(self.model.device) as workers:
+            return self._encode(image, self.model.n_steps + 1, nelbo, None, workers), nelbo
 
     def _encode(
-        self, image: torch.Tensor, count: int, estimate: list[float] | None, progress: Progress | None, workers: int
+        self, image: torch.Tensor, count: int, nelbo: list[float] | None, progress: Progress | None, workers: int
     ) -> Stream:
+        """The first `count` segments; their bits under the unrounded model are appended to `nelbo`."""
         size = (image.shape[1], image.shape[2])
         tiles = tile(image.cpu(), TILE)
-        sent = _inside(size)
-        chain = Chain(self.model, len(tiles), self.portable, workers)
+        inside = _inside(size)
+        chain = UQDMChain(self.model, len(tiles), self.portable, workers)
         encoder = SegmentEncoder()
         checks: list[bytes] = []
         x = to_bin_centres(tiles, torch.float64)
         for step in range(min(count, self.model.n_steps)):
-            parameters = chain.parameters(exact=estimate is not None)
-            position = chain.dither()
-            offset = chain.offset(position)
+            parameters = chain.step_parameters(unrounded=nelbo is not None)
+            dither = chain.dither()
+            offset = chain.dither_value(dither)
             # q(z_s | z_t, x): the encoder alone needs it, so it may round differently from machine to machine
             mean, _ = gaussian.posterior(chain.latents(), x, chain.log_snrs[step + 1], chain.log_snrs[step])
-            target = mean.numpy() * (FINE / chain.delta(step))
-            k = np.rint((target - parameters.mean + offset) / FINE).astype(np.int32)
-            k[~sent] = 0
-            encoder.encode(k[sent], step_index(parameters.scale[sent], position[sent]), self._step_tables())
+            target = mean.numpy() * (UNITS / chain.delta(step))
+            k = np.rint((target - parameters.mean + offset) / UNITS).astype(np.int32)
+            k[~inside] = 0
+            encoder.encode(k[inside], step_index(parameters.std_index[inside], dither[inside]), self._step_tables())
             encoder.end_segment()
-            grid = parameters.mean + FINE * k - offset
-            if estimate is not None:
-                estimate.append(self._step_bits(grid[sent] / FINE, parameters, sent))
-            chain.advance(grid)
-            checks.append(_check(grid))
+            units = parameters.mean + UNITS * k - offset
+            if nelbo is not None:
+                nelbo.append(self._step_bits(units[inside] / UNITS, parameters, inside))
+            chain.advance(units)
+            checks.append(_checksum(units))
             if progress:
                 progress(step + 1, count)
         if count > self.model.n_steps:
             tables = PixelTables(chain.log_snrs[-1])
             number, base = tables.locate(grey_levels(chain))
-            encoder.encode(tiles.numpy()[sent] - base[sent], number[sent], tables.table)
+            encoder.encode(tiles.numpy()[inside] - base[inside], number[inside], tables.table)
             encoder.end_segment()
             checks.append(b"")
-            if estimate is not None:
-                level = torch.tensor(chain.log_snrs[-1], dtype=torch.float64)
-                nats = -log_likelihood(tiles, chain.latents(), level)
-                estimate.append(float(nats[torch.from_numpy(sent)].sum()) / np.log(2.0))
+            if nelbo is not None:
+                log_snr_0 = torch.tensor(chain.log_snrs[-1], dtype=torch.float64)
+                nats = -log_likelihood(tiles, chain.latents(), log_snr_0)
+                nelbo.append(float(nats[torch.from_numpy(inside)].sum()) / np.log(2.0))
             if progress:
                 progress(count, count)
-        pieces = tuple(words + check for words, check in zip(encoder.segments(), checks, strict=True))
-        return Stream(Header(self.name, *size, self.model.fingerprint, bytes([PORTABLE * self.portable])), pieces)
+        segments = tuple(words + check for words, check in zip(encoder.segments(), checks, strict=True))
+        return Stream(Header(self.name, *size, self.model.fingerprint, bytes([PORTABLE * self.portable])), segments)
 
-    def _step_bits(self, z: NDArray[np.float64], parameters: Parameters, sent: NDArray[np.bool_]) -> float:
-        """-log2 p of latents z [M] in units of delta under the unrounded parameters."""
-        assert parameters.exact is not None
-        mean, std = (torch.from_numpy(value[sent]) for value in parameters.exact)
+    def _step_bits(self, z: NDArray[np.float64], parameters: StepParameters, inside: NDArray[np.bool_]) -> float:
+        """-log2 p of latents z [M], in deltas, under the unrounded parameters."""
+        assert parameters.unrounded is not None
+        mean, std = (torch.from_numpy(value[inside]) for value in parameters.unrounded)
         nats = interval_log_mass(torch.from_numpy(z) - mean, torch.ones_like(std), std, self.model.base_prior)
         return -float(nats.sum()) / np.log(2.0)
 
@@ -162,8 +167,8 @@ class UQDMCodec:
     ) -> torch.Tensor:
         """uint8 [3, H, W] from the first `segments` segments (None: all there are); exact if these are all of them.
 
-        reconstruction  "denoise" (least error), "ancestral" or "flow"; None: the codec's own.  Irrelevant for a whole
-                        file.
+        reconstruction  in place of the codec's own
+        progress        called with (segments done, segments in all)
         Raises CodecError: another model's stream, a stream that this machine's arithmetic does not reproduce, ...
         """
         header = stream.header
@@ -176,7 +181,7 @@ class UQDMCodec:
         steps = self.model.n_steps
         if len(stream.segments) > steps + 1:
             raise CodecError(f"the file has {len(stream.segments)} segments, more than its model's {steps + 1}")
-        with unsplit_operations() as workers:
+        with reproducible(self.model.device) as workers:
             return self._decode(stream, count, reconstruction or self.reconstruction, progress, workers)
 
     def _decode(
@@ -184,29 +189,31 @@ class UQDMCodec:
     ) -> torch.Tensor:
         header, steps = stream.header, self.model.n_steps
         size = (header.height, header.width)
-        sent = _inside(size)
-        chain = Chain(self.model, len(sent), header.params == bytes([PORTABLE]), workers)
+        inside = _inside(size)
+        portable = header.params == bytes([PORTABLE])
+        chain = UQDMChain(self.model, len(inside), portable, workers)
         words = [segment[:-1] if index < steps else segment for index, segment in enumerate(stream.segments[:count])]
         decoder = SegmentDecoder(words)
         for step in range(min(count, steps)):
-            parameters = chain.parameters()
-            position = chain.dither()
-            k = np.zeros(sent.shape, np.int32)
+            parameters = chain.step_parameters()
+            dither = chain.dither()
+            k = np.zeros(inside.shape, np.int32)
+            number = step_index(parameters.std_index[inside], dither[inside])
             try:
-                k[sent] = decoder.decode(step_index(parameters.scale[sent], position[sent]), self._step_tables())
+                k[inside] = decoder.decode(number, self._step_tables())
             except CodecError as error:
-                raise CodecError(_mismatch(step, bool(header.params[0]))) from error
-            chain.advance(parameters.mean + FINE * k - chain.offset(position))
-            if stream.segments[step][-1:] != _check(chain.grid):
-                raise CodecError(_mismatch(step, bool(header.params[0])))
+                raise CodecError(_mismatch(step, portable)) from error
+            chain.advance(parameters.mean + UNITS * k - chain.dither_value(dither))
+            if stream.segments[step][-1:] != _checksum(chain.units):
+                raise CodecError(_mismatch(step, portable))
             if progress:
                 progress(step + 1, count)
         if count <= steps:
             return untile(chain.reconstruct(reconstruction), size)
         tables = PixelTables(chain.log_snrs[-1])
         number, base = tables.locate(grey_levels(chain))
-        pixels = np.zeros(sent.shape, np.int64)
-        pixels[sent] = decoder.decode(number[sent], tables.table) + base[sent]
+        pixels = np.zeros(inside.shape, np.int64)
+        pixels[inside] = decoder.decode(number[inside], tables.table) + base[inside]
         if progress:
             progress(count, count)
         return untile(torch.from_numpy(pixels.clip(0, LEVELS - 1).astype(np.uint8)), size)
@@ -215,8 +222,8 @@ class UQDMCodec:
         return lambda number: step_table(self.model.base_prior, number)
 
 
-def grey_levels(chain: Chain) -> NDArray[np.float64]:
-    """z_0 / alpha_0 in grey levels."""
+def grey_levels(chain: UQDMChain) -> NDArray[np.float64]:
+    """z_0 / alpha_0 [N, 3, TILE, TILE] of a chain at its end, in grey levels: the mean of p(x | z_0)."""
     alpha, _ = gaussian.alpha_sigma(chain.log_snrs[-1])
     return (((chain.latents() / alpha + 1.0) * LEVELS - 1.0) / 2.0).numpy()
 
@@ -229,9 +236,9 @@ def _inside(size: tuple[int, int]) -> NDArray[np.bool_]:
     return tile(frame, TILE).numpy()
 
 
-def _check(grid: Ints) -> bytes:
+def _checksum(units: Ints) -> bytes:
     """One byte that depends on every latent."""
-    return bytes([zlib.crc32(grid.astype("<i4").tobytes()) & 0xFF])
+    return bytes([zlib.crc32(units.astype("<i4").tobytes()) & 0xFF])
 
 
 def _mismatch(step: int, portable: bool) -> str:

@@ -80,13 +80,13 @@ def test_impossible_values_and_lengths_are_refused() -> None:
 def test_gaussians_decode_in_pieces_at_the_expected_rate() -> None:
     rng = np.random.default_rng(2)
     values = rng.integers(0, 256, 20_000)
-    widths = rng.uniform(0.5, 8.0, values.size)
-    centres = values + rng.normal(0, widths)
-    data = encode_gaussians(values, centres, widths, 0, 255)
+    stds = rng.uniform(0.5, 8.0, values.size)
+    means = values + rng.normal(0, stds)
+    data = encode_gaussians(values, means, stds, 0, 255)
     decoder = GaussianDecoder(data, 0, 255)
-    pieces = [decoder.decode(centres[a:b], widths[a:b]) for a, b in ((0, 0), (0, 7), (7, 20_000))]
+    pieces = [decoder.decode(means[a:b], stds[a:b]) for a, b in ((0, 0), (0, 7), (7, 20_000))]
     assert np.array_equal(np.concatenate(pieces), values)
-    ideal = (np.log2(widths) + 0.5 * np.log2(2 * np.pi * np.e)).mean()
+    ideal = (np.log2(stds) + 0.5 * np.log2(2 * np.pi * np.e)).mean()
     assert 8 * len(data) / values.size == pytest.approx(ideal, rel=0.02)
 
 

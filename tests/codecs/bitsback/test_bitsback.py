@@ -12,8 +12,10 @@ import torch
 
 from diffpress.codecs import CodecError, container, get_codec
 from diffpress.codecs.base import ModelMismatch
-from diffpress.codecs.bitsback.codec import BitsBack, Layout, best_tile
-from diffpress.codecs.bitsback.latents import DENSER, EVEN, Chain, Side, choose_levels
+from diffpress.codecs.bitsback.codec import BitsBack
+from diffpress.codecs.bitsback.header import BitsBackParameters, best_tile
+from diffpress.codecs.bitsback.latents import DENSER, EVEN, BitsBackChain, choose_timesteps
+from diffpress.codecs.bitsback.side_information import SideInformation
 from diffpress.codecs.entropy import BitStack, StackEmpty
 from diffpress.data import read_image, save_image
 from diffpress.lightning_modules import load_model
@@ -56,81 +58,81 @@ def test_extreme_images_come_back_exactly(codec: BitsBack, kind: str) -> None:
     assert torch.equal(through_file(codec, image)[1], image)
 
 
-def test_the_file_is_as_long_as_the_bound(codec: BitsBack) -> None:
+def test_the_file_is_as_long_as_the_negative_elbo(codec: BitsBack) -> None:
     image = synthetic_photo(224, 192)
     stream = codec.encode(image)
     size = len(container.write(stream, codec))
     rows, at = container.read_varint(stream.segments[0], 0)
-    supply, _ = container.read_varint(stream.segments[0], at)
+    webp_bytes, _ = container.read_varint(stream.segments[0], at)
     assert 0 < rows < 130
     # what the rows above the tiles cost as WebP is not the model's doing
     tiles = codec.nelbo(image[:, rows:])
-    assert abs(8 * (size - supply) / tiles - 1) < 0.02
+    assert abs(8 * (size - webp_bytes) / tiles - 1) < 0.02
 
 
 def test_side_information_describes_the_residuals() -> None:
-    """Channels with unit noise each and a common error of the denoiser: widths and gains are those of regression."""
+    """Channels with unit noise each and a common error of the denoiser: stds and gains are those of regression."""
     rng = np.random.default_rng(0)
     common = 2.0 * rng.standard_normal(20000)
-    side = Side.fit([np.stack([common + rng.standard_normal(20000) for _ in range(3)])] * 3)
+    side = SideInformation.fit([np.stack([common + rng.standard_normal(20000) for _ in range(3)])] * 3)
     assert side.gains(1)[0] / 64 == pytest.approx(4 / 5, abs=0.03)  # covariance over variance
     assert [gain / 64 for gain in side.gains(1)[1:]] == pytest.approx([4 / 9, 4 / 9], abs=0.03)
-    variances = [side.width(1, position) ** 2 for position in range(3)]
+    variances = [side.std(1, position) ** 2 for position in range(3)]
     assert variances == pytest.approx([5, 5 - 16 / 5, 5 - 2 * 16 / 9], rel=0.05)
 
 
-def test_side_information_is_interpolated_between_its_levels() -> None:
-    """20 levels whose widths grow evenly in log scale, as well described by 8 of them as by all."""
+def test_side_information_is_interpolated_between_its_nodes() -> None:
+    """20 steps whose stds grow evenly in log scale, as well described by 8 of them as by all."""
     rng = np.random.default_rng(0)
-    residuals = [2.0 ** (level / 8) * rng.standard_normal((3, 5000)) for level in range(20)]
-    few, every = Side.fit(residuals), Side.fit(residuals, 255)
+    residuals = [2.0 ** (step / 8) * rng.standard_normal((3, 5000)) for step in range(20)]
+    few, every = SideInformation.fit(residuals), SideInformation.fit(residuals, 255)
     assert (len(few.data), len(every.data)) == (6 * 8, 6 * 20)
-    for level in range(20):
-        assert few.width(level, 0) == pytest.approx(2.0 ** (level / 8), rel=0.05)
-        assert every.width(level, 0) == pytest.approx(2.0 ** (level / 8), rel=0.05)
-        assert max(map(abs, few.gains(level))) < 5
+    for step in range(20):
+        assert few.std(step, 0) == pytest.approx(2.0 ** (step / 8), rel=0.05)
+        assert every.std(step, 0) == pytest.approx(2.0 ** (step / 8), rel=0.05)
+        assert max(map(abs, few.gains(step))) < 5
 
 
 def test_stack_gives_back_what_was_drawn_from_it() -> None:
     words = np.random.default_rng(0).integers(0, 2**32, 500, dtype=np.uint32)
     stack = BitStack(words)
-    centres, widths = np.linspace(-0.5, 0.5, 1000), np.full(1000, 3.0)
-    drawn = stack.pop(centres, widths, -25, 25)
-    assert abs((drawn - centres).std() - 3.0) < 0.3
-    stack.push(drawn, centres, widths, -25, 25)
+    means, stds = np.linspace(-0.5, 0.5, 1000), np.full(1000, 3.0)
+    drawn = stack.pop(means, stds, -25, 25)
+    assert abs((drawn - means).std() - 3.0) < 0.3
+    stack.push(drawn, means, stds, -25, 25)
     assert np.array_equal(stack.bottom(), words)
     with pytest.raises(StackEmpty):
-        BitStack(words[:20]).pop(centres, widths, -25, 25)
+        BitStack(words[:20]).pop(means, stds, -25, 25)
     with pytest.raises(CodecError, match="outside"):
-        stack.push(np.array([26]), centres[:1], widths[:1], -25, 25)
+        stack.push(np.array([26]), means[:1], stds[:1], -25, 25)
 
 
-def test_levels_come_closer_together_the_cleaner_they_are(prior: Prior) -> None:
-    even, denser = ([prior.log_snr(level) for level in choose_levels(prior, 20, s)] for s in (EVEN, DENSER))
+def test_timesteps_come_closer_together_the_cleaner_they_are(prior: Prior) -> None:
+    even, denser = ([prior.log_snr(timestep) for timestep in choose_timesteps(prior, 20, s)] for s in (EVEN, DENSER))
     assert np.diff(even).min() > 0.9 * np.diff(even).max() > 0
     steps = np.diff(denser)
     assert (steps > 0).all()
     assert steps[:5].mean() > 1.2 * steps[5:].mean() > 1.2 * 1.2 * steps[-5:].mean()
     assert [denser[0], denser[-1]] == pytest.approx([-4, 10], abs=0.05)
     with pytest.raises(CodecError, match="too coarse"):
-        choose_levels(prior, 2000, EVEN)
+        choose_timesteps(prior, 2000, EVEN)
 
 
 @pytest.mark.parametrize("orientations", [1, 2, 4])
 @pytest.mark.parametrize("portable", [False, True])
-def test_the_header_says_what_the_layout_is(orientations: int, portable: bool) -> None:
-    layout = Layout(40, 64, portable=portable, orientations=orientations)
-    assert Layout.of(layout.params) == layout
+def test_parameters_survive_the_header(orientations: int, portable: bool) -> None:
+    parameters = BitsBackParameters(40, 64, portable=portable, orientations=orientations)
+    assert BitsBackParameters.from_bytes(parameters.to_bytes()) == parameters
     for flags in (6, 16, 255):
         with pytest.raises(CodecError, match="does not know"):
-            Layout.of(bytes([40, 4, 2, flags]))
+            BitsBackParameters.from_bytes(bytes([40, 4, 2, flags]))
 
 
 def test_preset_best_averages_over_quarter_turns(prior: Prior) -> None:
     image = synthetic_photo(48, 80)
     codec = BitsBack(prior, preset="best")
     stream = codec.encode(image)
-    assert Layout.of(stream.header.params).orientations == 4
+    assert BitsBackParameters.from_bytes(stream.header.params).orientations == 4
     assert torch.equal(BitsBack(prior, preset="fast").decode(stream), image)
 
 
@@ -138,24 +140,24 @@ def test_turned_estimates_do_not_depend_on_how_the_picture_lies() -> None:
     """With all four quarter turns averaged, turning the picture turns the estimate."""
     prior = load_model("diffc-pixel", device="cpu")
     z = np.random.default_rng(0).integers(-9, 10, (3, 32, 48))
-    chain = Chain(prior, 20, orientations=4)
+    chain = BitsBackChain(prior, 20, orientations=4)
     lying, = chain.denoise([z], 10)
     standing, = chain.denoise([np.rot90(z, 1, (1, 2)).copy()], 10)
     assert torch.allclose(standing, lying.rot90(1, (1, 2)), atol=1e-5)
-    one, = Chain(prior, 20).denoise([z], 10)
+    one, = BitsBackChain(prior, 20).denoise([z], 10)
     assert not torch.allclose(one, lying, atol=1e-3)
 
 
 def test_latents_drift_no_further_than_the_forward_process(prior: Prior) -> None:
     """Walking from the cleanest grid to the noisiest ends where q(z | x) says, in mean and variance."""
-    chain = Chain(prior, 20)
+    chain = BitsBackChain(prior, 20)
     rng = np.random.default_rng(0)
     pixels = np.full((3, 64, 64), 200, np.uint8)
-    z = np.rint(chain.of_pixels(pixels) / 16 + chain.clean.deviation * rng.standard_normal(pixels.shape))
-    for level in reversed(range(19)):
-        mean = chain.of_cleaner(z.astype(np.int64), level) / 16
-        z = np.rint(mean + chain.noisier[level].deviation * rng.standard_normal(pixels.shape))
-    snr = np.exp(prior.log_snr(chain.levels[0]))
+    z = np.rint(chain.pixel_means(pixels) / 16 + chain.q_clean.std * rng.standard_normal(pixels.shape))
+    for step in reversed(range(19)):
+        mean = chain.forward_means(z.astype(np.int64), step) / 16
+        z = np.rint(mean + chain.q_forward[step].std * rng.standard_normal(pixels.shape))
+    snr = np.exp(prior.log_snr(chain.timesteps[0]))
     alpha, sigma = (snr / (1 + snr)) ** 0.5, (1 / (1 + snr)) ** 0.5
     value = z * chain.delta[0]
     assert value.mean() == pytest.approx(alpha * (2 * 200 / 255 - 1), abs=0.03)
@@ -165,7 +167,7 @@ def test_latents_drift_no_further_than_the_forward_process(prior: Prior) -> None
 def test_tiles_cover_everything_once() -> None:
     for height, width, top in ((512, 768, 40), (33, 100, 0), (64, 12800 // 8, 16)):
         seen = np.zeros((height, width), int)
-        for rows, columns in Layout(20, best_tile(height * width)).tiles(top, (height, width)):
+        for rows, columns in BitsBackParameters(20, best_tile(height * width)).tiles(top, (height, width)):
             seen[rows, columns] += 1
         assert (seen[top:] == 1).all()
         assert (seen[:top] == 0).all()
@@ -186,7 +188,7 @@ def test_pictures_made_of_smaller_ones_are_cut_between_them(prior: Prior) -> Non
 def test_portable_file_says_so_and_decodes_by_itself(prior: Prior) -> None:
     image = synthetic_photo(80, 64)
     stream = BitsBack(prior, preset="fast", portable=True).encode(image)
-    assert Layout.of(stream.header.params).portable
+    assert BitsBackParameters.from_bytes(stream.header.params).portable
     assert torch.equal(BitsBack(prior).decode(stream), image)
 
 

@@ -12,7 +12,7 @@ import torch
 from diffpress.codecs import CodecError, Stream, container, get_codec
 from diffpress.codecs.base import ModelMismatch
 from diffpress.codecs.uqdm.codec import PORTABLE, UQDMCodec
-from diffpress.codecs.uqdm.latents import DITHER, LOWEST, OCTAVE, Chain
+from diffpress.codecs.uqdm.latents import DITHERS, MIN_STD_INDEX, STDS_PER_OCTAVE, UQDMChain
 from diffpress.codecs.uqdm.tables import PixelTables, step_index, step_table
 from diffpress.commands.compress import main as compress
 from diffpress.commands.decompress import main as decompress
@@ -112,18 +112,18 @@ def test_prefix_of_the_stream_is_enough(codec: UQDMCodec) -> None:
         assert torch.equal(codec.decode(sent), codec.decode(short))
 
 
-def test_file_is_as_long_as_the_model_says(codec: UQDMCodec) -> None:
+def test_file_is_as_long_as_the_negative_elbo(codec: UQDMCodec) -> None:
     image = picture(128, 192)
-    stream, estimate = codec.measure(image)
+    stream, nelbo = codec.measure(image)
     assert torch.equal(codec.decode(stream), image)
-    assert stream.payload_bits == pytest.approx(sum(estimate), rel=3e-3)
+    assert stream.payload_bits == pytest.approx(sum(nelbo), rel=3e-3)
     overhead = len(container.write(stream, codec)) - stream.payload_bits / 8
     assert overhead <= 24 + 0.01 * stream.payload_bits / 8
     with torch.no_grad():
         from diffpress.data.tiling import tile
 
-        nelbo = codec.model.nelbo(tile(image, 64))
-    assert sum(estimate) / image.numel() == pytest.approx(float(nelbo.total.mean()), rel=0.02)
+        of_model = codec.model.nelbo(tile(image, 64))
+    assert sum(nelbo) / image.numel() == pytest.approx(float(of_model.total.mean()), rel=0.02)
 
 
 def test_budget_limits_the_file(codec: UQDMCodec) -> None:
@@ -196,7 +196,7 @@ def test_portable_prefixes_by_every_reconstruction_from_the_command_line(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("data", "count"), [("imagenet64", 16), ("kodak", 4)])
-def test_published_tiny_writes_what_it_estimates_and_loses_nothing(shared: Path, data: str, count: int) -> None:
+def test_published_tiny_writes_its_negative_elbo_and_loses_nothing(shared: Path, data: str, count: int) -> None:
     from diffpress.lightning_modules import load_model
 
     codec = UQDMCodec(load_model(shared / "reference" / "uqdm-tiny", device="cpu"))
@@ -206,13 +206,13 @@ def test_published_tiny_writes_what_it_estimates_and_loses_nothing(shared: Path,
     else:  # 128 x 128 pixels from the middle of each photo
         photos = (read_image(shared / "data" / "kodak" / f"kodim{i:02d}.png") for i in (1, 5, 20, 23)[:count])
         images = [photo[:, 200:328, 200:328] for photo in photos]
-    bits = estimates = 0.0
+    bits = bound = 0.0
     for image in images:
-        stream, estimate = codec.measure(image)
+        stream, nelbo = codec.measure(image)
         assert torch.equal(codec.decode(stream), image)
-        bits, estimates = bits + stream.payload_bits, estimates + sum(estimate)
-    print(f"{data}: {bits / estimates - 1:+.4%} of the estimate")
-    assert bits == pytest.approx(estimates, rel=3e-3)
+        bits, bound = bits + stream.payload_bits, bound + sum(nelbo)
+    print(f"{data}: {bits / bound - 1:+.4%} of the negative ELBO")
+    assert bits == pytest.approx(bound, rel=3e-3)
 
 
 def test_threads_do_not_change_the_stream(codec: UQDMCodec) -> None:
@@ -229,16 +229,16 @@ def test_threads_do_not_change_the_stream(codec: UQDMCodec) -> None:
 
 def test_portable_network_is_stable_against_rounding_errors(codec: UQDMCodec) -> None:
     """Weights disturbed by 1e-13, far more than another order of float64 sums does, give the same integers."""
-    chains = [Chain(codec.model, 2, portable=True) for _ in range(2)]
+    chains = [UQDMChain(codec.model, 2, portable=True) for _ in range(2)]
     with torch.no_grad():
         for parameter in chains[1].model.network.parameters():
             parameter.mul_(1 + 1e-13 * torch.randn_like(parameter))
     for _ in range(codec.model.n_steps):
-        a, b = (chain.parameters() for chain in chains)
+        a, b = (chain.step_parameters() for chain in chains)
         assert np.array_equal(a.mean, b.mean)
-        assert np.array_equal(a.scale, b.scale)
+        assert np.array_equal(a.std_index, b.std_index)
         for chain in chains:
-            chain.advance(a.mean - chain.offset(chain.dither()))
+            chain.advance(a.mean - chain.dither_value(chain.dither()))
 
 
 def test_other_model_is_named(codec: UQDMCodec, folder: Path) -> None:
@@ -277,32 +277,32 @@ def test_wrong_requests_are_refused(codec: UQDMCodec) -> None:
 
 
 def test_step_tables_hold_the_probabilities_of_the_model() -> None:
-    scale, position = np.array([-20, 0, 45], np.int32), np.array([0, 13, DITHER - 1], np.int32)
-    for number, i, j in zip(step_index(scale, position), scale, position, strict=True):
+    std_index, dither = np.array([-20, 0, 45], np.int32), np.array([0, 13, DITHERS - 1], np.int32)
+    for number, i, j in zip(step_index(std_index, dither), std_index, dither, strict=True):
         table = step_table("logistic", int(number))
-        std, offset = 2.0 ** (int(i) / OCTAVE), (2 * int(j) + 1 - DITHER) / (2 * DITHER)
+        std, offset = 2.0 ** (int(i) / STDS_PER_OCTAVE), (2 * int(j) + 1 - DITHERS) / (2 * DITHERS)
         k = np.arange(table.low, table.low + len(table.weights) - 1) - offset
         s = std * np.sqrt(3) / np.pi
         mass = 1 / (1 + np.exp(-(k + 0.5) / s)) - 1 / (1 + np.exp(-(k - 0.5) / s))
         np.testing.assert_allclose(table.weights[1:] / 2**20, mass, atol=1e-6)
-    assert step_index(np.array([LOWEST], np.int32), np.array([0], np.int32))[0] == 0
+    assert step_index(np.array([MIN_STD_INDEX], np.int32), np.array([0], np.int32))[0] == 0
 
 
 def test_pixel_tables_hold_the_likelihood_of_the_model() -> None:
     from diffpress.lightning_modules.diffusion import pixels as pixel_likelihood
 
-    level = torch.tensor(9.0, dtype=torch.float64)
+    log_snr_0 = torch.tensor(9.0, dtype=torch.float64)
     tables = PixelTables(9.0)
-    alpha = torch.sigmoid(level).sqrt()
-    for centre in (-9.0, -0.4, 0.6, 3.2, 100.37, 128.5, 253.9, 255.3, 266.0):
-        number, base = tables.locate(np.array([centre]))
+    alpha = torch.sigmoid(log_snr_0).sqrt()
+    for mean in (-9.0, -0.4, 0.6, 3.2, 100.37, 128.5, 253.9, 255.3, 266.0):
+        number, base = tables.locate(np.array([mean]))
         table = tables.table(int(number[0]))
-        rounded = round(centre * 64) / 64
+        rounded = round(mean * 64) / 64
         z = ((torch.tensor(rounded, dtype=torch.float64) * 2 + 1) / 256 - 1) * alpha
         low = int(base[0]) + table.low
         values = torch.arange(low, low + len(table.weights) - 1)
         assert int(values.min()) >= 0
         assert int(values.max()) <= 255
-        expected = pixel_likelihood.log_likelihood(values, z.expand(len(values)), level).exp()
+        expected = pixel_likelihood.log_likelihood(values, z.expand(len(values)), log_snr_0).exp()
         got = torch.from_numpy(table.weights[1:] / table.weights.sum())
         torch.testing.assert_close(got, expected, atol=3e-5, rtol=0)
