@@ -56,11 +56,18 @@ class Clock:
 
 
 class TimedCoder:
-    """A reverse-channel coder under a clock."""
+    """A reverse-channel coder under a clock: what is not listed here is the coder's own."""
 
     def __init__(self, coder: Any, clock: Clock) -> None:
-        self.name, self.payload_size, self.fixed_size = coder.name, coder.payload_size, coder.fixed_size
-        self.encode, self.decode = clock.watch("coder", coder.encode), clock.watch("coder", coder.decode)
+        self._coder, self._clock = coder, clock
+        for name in ("encode", "decode", "encode_many", "decode_many"):
+            setattr(self, name, clock.watch("coder", getattr(coder, name)))
+
+    def for_step(self, bits: float) -> TimedCoder:
+        return TimedCoder(self._coder.for_step(bits), self._clock)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._coder, name)
 
 
 def with_real_errors(prior: Any, image: torch.Tensor, schedule: Any) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor
 from .base import KernelError
 from .normal import normal_table, normal_table_on
 from .philox import philox_numpy, philox_torch, split64
-from .trellis import search_many
 
 BLOCK = 1 << 12  # counters per NumPy pass: 6 x 32 KiB of state stays in the second-level cache
 TILE = 1 << 24  # floats per candidate tile of the fused search, 64 MiB
@@ -84,6 +83,8 @@ class CpuBackend:
         self, scores: Tensor, lengths: Tensor, constraint_length: int, k: int, flush: int
     ) -> tuple[Tensor, Tensor]:
         """See Backend.trellis_search."""
+        from .trellis_numba import search_many  # numba takes half a second to import, and decoding searches nothing
+
         arrays = scores.cpu().numpy(), lengths.numpy()
         path, total = search_many(*arrays, constraint_length, k, flush, threads=torch.get_num_threads())
         return torch.from_numpy(path).to(self.device), torch.from_numpy(total).to(self.device)

@@ -1,14 +1,14 @@
 // Generate-and-score search of PFR: candidates are drawn, scored and forgotten.  Meaning: CpuBackend.fused_pfr.
 // Sums are added in another order than on the CPU, which can only move the choice between nearly equal candidates.
 
-// One block per (tile of candidates, chunk), one warp per candidate, lanes over counters of 8 coordinates.
+// One block per (chunk along x, tile of candidates along y), one warp per candidate, lanes over counters of 8 coordinates.
 // mu [n, width]; best, index [n, tiles]: the best candidate of each tile, the lowest index among equals.
 extern "C" __global__ void fused_pfr(const float* mu, long long n, long long width, u64 key, u64 stream,
                                      long long first, long long count, const float* log_times, float energy,
                                      long long tile, const float* table, float* best, long long* index) {
-    long long c = blockIdx.y;
+    long long c = blockIdx.x;
     int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
-    long long per_row = (width + 7) / 8, begin = blockIdx.x * tile, end = min(begin + tile, count);
+    long long per_row = (width + 7) / 8, begin = blockIdx.y * tile, end = min(begin + tile, count);
     const float* mean = mu + c * width;
     float top = __int_as_float(0xff800000);
     long long where = begin;
@@ -38,8 +38,8 @@ extern "C" __global__ void fused_pfr(const float* mu, long long n, long long wid
     if (threadIdx.x == 0) {
         for (int w = 1; w < warps; ++w)
             if (tops[w] > top || (tops[w] == top && wheres[w] < where)) { top = tops[w]; where = wheres[w]; }
-        best[c * gridDim.x + blockIdx.x] = top;
-        index[c * gridDim.x + blockIdx.x] = where;
+        best[c * gridDim.y + blockIdx.y] = top;
+        index[c * gridDim.y + blockIdx.y] = where;
     }
 }
 
