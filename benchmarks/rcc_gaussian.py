@@ -1,8 +1,8 @@
 """The known-answer test of reverse-channel coders: DiffC on a Gaussian source with an exact denoiser.
 
-x ~ N(0, diag(lambda)), lambda_k ~ 1 / k with mean 1 (docs/method/reverse-channel.md, section 5).  In signal-to-noise form a
-diffusion step from SNR g to g + delta is the observation u ~ N(sqrt(delta) x, I) of a sender who knows x; the receiver
-expects N(sqrt(delta) x0_hat, v I) with x0_hat = g lambda / (1 + g lambda) z, so the coder is handed
+x ~ N(0, diag(lambda)), lambda_k ~ 1 / k with mean 1 (docs/method/reverse-channel.md, section 6).  In signal-to-noise
+form a diffusion step from SNR g to g + delta is the observation u ~ N(sqrt(delta) x, I) of a sender who knows x; the
+receiver expects N(sqrt(delta) x0_hat, v I) with x0_hat = g lambda / (1 + g lambda) z, so the coder is handed
 mu = sqrt(delta) (x - x0_hat) and z becomes (g z + sqrt(delta) u) / (g + delta).  This is q(z_s | z_t, x), whitened.
 Overhead is read at equal MSE, never as bits over nominal KL.  Command line and tables: rcc.py.
 """

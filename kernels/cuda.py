@@ -93,22 +93,22 @@ class CudaBackend(CpuBackend):
         self._per_item(("philox.cu", "random_words"), len(counters), counters, len(counters), key, stream, words)
         return words
 
-    def normal_rows(self, key: int, stream: int, rows: Tensor, width: int, pitch: int | None = None) -> Tensor:
+    def normal_rows(self, key: int, stream: int, rows: Tensor, columns: int, pitch: int | None = None) -> Tensor:
         """See Backend.normal_rows."""
-        rows, per_row = self._checked(rows, torch.int64), -(-width // 8)
+        rows, per_row = self._checked(rows, torch.int64), -(-columns // 8)
         if pitch is not None and pitch < per_row:
             raise KernelError(f"a pitch of {pitch} counters cannot hold rows of {per_row} counters")
-        out = torch.empty((len(rows), width), device=self.device)
+        out = torch.empty((len(rows), columns), device=self.device)
         table = normal_table_on(self.device)
-        shape = (len(rows), width, per_row, pitch or per_row)
+        shape = (len(rows), columns, per_row, pitch or per_row)
         self._per_item(("philox.cu", "normal_rows"), len(rows) * per_row, rows, *shape, key, stream, table, out)
         return out
 
-    def sign_rows(self, key: int, stream: int, rows: Tensor, width: int) -> Tensor:
+    def sign_rows(self, key: int, stream: int, rows: Tensor, columns: int) -> Tensor:
         """See Backend.sign_rows."""
-        rows, per_row = self._checked(rows, torch.int64), -(-width // 128)
-        out = torch.empty((len(rows), width), device=self.device)
-        shape = (len(rows), width, per_row)
+        rows, per_row = self._checked(rows, torch.int64), -(-columns // 128)
+        out = torch.empty((len(rows), columns), device=self.device)
+        shape = (len(rows), columns, per_row)
         self._per_item(("philox.cu", "sign_rows"), 32 * len(rows) * per_row, rows, *shape, key, stream, out)
         return out
 
@@ -117,12 +117,12 @@ class CudaBackend(CpuBackend):
     ) -> tuple[Tensor, Tensor]:
         """See Backend.fused_pfr."""
         mu, log_times = self._checked(mu, torch.float32), self._checked(log_times, torch.float32)
-        n, width = mu.shape
+        n, columns = mu.shape
         shape, tile = launch.fused_pfr(n, count)
         tiles = shape.grid[1]
         best = torch.empty((n, tiles), device=self.device)
         index = torch.empty((n, tiles), dtype=torch.int64, device=self.device)
-        scalars = n, width, key, stream, first, count
+        scalars = n, columns, key, stream, first, count
         table = normal_table_on(self.device)
         self._launch(
             ("pfr.cu", "fused_pfr"), shape, mu, *scalars, log_times, np.float32(energy), tile, table, best, index

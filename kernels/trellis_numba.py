@@ -175,7 +175,7 @@ def _trace_back(length: int, k: int, decisions: Bytes, state: int, path: Bytes) 
         below, above = state & (1 << shift) - 1, state >> shift + k
         group = above << shift | below
         oldest = decisions[j, symbol // per_byte * groups + group] >> k * (symbol % per_byte) & mask
-        state = above << shift + k | np.int64(oldest) << shift | below
+        state = above << shift + k | int(oldest) << shift | below
         if digits > 1 and (digit == 0 or digit == second):  # back to how the previous stage saw it
             right = low if digit == 0 else length - low
             state = (state & (1 << right) - 1) << length - right | state >> right

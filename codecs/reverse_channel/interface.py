@@ -223,5 +223,5 @@ def exp2(x: float) -> float:
 
 
 def variance_of(kind: Variance, bits: float, size: int) -> float:
-    """v of p = N(0, v I): 1, or 2^(2 bits / d), for which d/2 log2 v = bits (docs/method/reverse-channel.md, eq. 10)."""
+    """v of p = N(0, v I): 1, or 2^(2 bits / d), for which d/2 log2 v = bits (docs/method/reverse-channel.md, eq. 3)."""
     return 1.0 if kind == "unit" else exp2(2.0 * bits / size)

@@ -1,11 +1,11 @@
 """Poisson functional representation in chunks: the coder of the DiffC paper, searched by matrix products.
 
-Method: docs/method/reverse-channel.md, section 2.  The coordinates are dealt to chunks of equal expected KL; per chunk, candidates z_i ~ p
-arrive at times t_i (a unit Poisson process) and the one of least log t_i - log w_i is sent, w = q / p (Li and El Gamal,
-"Strong functional representation lemma", 2018).  The chunk's candidates are one base codebook with signs of their own
-(scoring="gemm": all chunks of a step are one GEMM), or fresh draws that are never stored (scoring="fused").  The
-codebook of the first form is a constant of (candidates, width) where chunks are wide enough for the signs to make the
-draws unrelated, and a function of the key where they are not.
+The coordinates are dealt to chunks of equal expected KL; per chunk, candidates z_i ~ p arrive at times t_i (a unit
+Poisson process) and the one of least log t_i - log w_i is sent, w = q / p (Li and El Gamal, "Strong functional
+representation lemma", 2018).  The chunk's candidates are one base codebook with signs of their own (scoring="gemm": all
+chunks of a step are one GEMM), or fresh draws that are never stored (scoring="fused").  The codebook of the first form
+is a constant where chunks have coordinates enough for the signs to make the draws unrelated, and a function of the key
+where they have not.  Equations: docs/method/reverse-channel.md, section 2.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...kernels import Backend
+from ...kernels import Backend, get_backend
 from . import interface as base
 from .codebook import Codebook
 from .coordinate_rows import CoordinateRows, equal_edges
@@ -28,7 +28,7 @@ from .rotation import rotate, rotate_back
 ROTATION, CODEBOOK, SIGNS, FRESH, TIMES, OFFSET = (tag << 32 for tag in range(16, 22))
 
 ROUND = 1 << 16  # candidates that are scored at once; further ones reuse the codebook with new signs
-CONSTANT_WIDTH = 16  # chunks at least this wide share one constant codebook
+CONSTANT_COLUMNS = 16  # chunks at least this wide share one constant codebook
 EXACT_PADDING, TRUNCATED_PADDING = 8, 2  # log2 of the candidates beyond the chunk's KL
 MISSED = 1e-4  # exact search ends when this few later candidates are expected to win
 SCORES = 1 << 25  # scores held at once, 128 MiB
@@ -63,7 +63,7 @@ class Chunks:
     @property
     def constant(self) -> bool:
         """Whether the codebook is a constant: chunks are so wide that their signs alone make fresh candidates."""
-        return self.rows.blocks * self.rows.columns >= CONSTANT_WIDTH
+        return self.rows.blocks * self.rows.columns >= CONSTANT_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -163,13 +163,12 @@ class PfrCoder(base.Coder):
         length = chunks.rows.lengths.to(backend.device, torch.float64)
         constant = 0.5 * (length * math.log(v) - energy)
         mean = 0.5 * (energy / v - shrink * length + length * math.log(v))
-        spread = (energy / v**2 + 0.5 * shrink**2 * length).clamp(min=1e-12).sqrt()
+        std = (energy / v**2 + 0.5 * shrink**2 * length).clamp(min=1e-12).sqrt()
         now, number, rounds = 0.0, 0, -(-chunks.candidates // chunks.round)
         while number < rounds and len(active):
             together = 1 if number == 0 else min(rounds - number, max(1, ROWS // len(active)))
             times = _arrivals(backend, key, number, together * chunks.round, now)
             times[chunks.candidates - number * chunks.round :] = torch.inf  # the last round may be a partial one
-            now = float(times[-1])
             log_times = times.log().to(torch.float32)
             first = number * chunks.round
             if self.scoring == "fused":
@@ -185,11 +184,13 @@ class PfrCoder(base.Coder):
             index[active] = torch.where(better, where + first, index[active])
             best[active] = torch.where(better, top, best[active])
             number += together
+            if number < rounds:
+                now = float(times[-1])
             if self.mode == "exact" and number < rounds:
                 # later winners expected: integral over t > now of P_p(w > t / theta), theta = exp(-best) the score to
                 # beat, is at most theta P_q(w > now / theta); ln w is taken as normal
                 log_theta = -(best.double() + constant)[active]
-                tail = torch.special.ndtr(-(math.log(now) - log_theta - mean[active]) / spread[active])
+                tail = torch.special.ndtr(-(math.log(now) - log_theta - mean[active]) / std[active])
                 active = active[log_theta.exp() * tail > MISSED]
         return index
 
@@ -208,10 +209,10 @@ class PfrCoder(base.Coder):
         All rounds that log_times covers are scored at once: another round is another row of signs.
         """
         rows, v = chunks.rows, chunks.variance
-        shape, width = (-1, rows.blocks, rows.columns), rows.blocks * rows.columns
+        shape, row_size = (-1, rows.blocks, rows.columns), rows.blocks * rows.columns
         distinct, which = torch.unique(rows.lengths, return_inverse=True)
         which = which.to(backend.device)
-        offset = _offset(backend, chunks, key)
+        offset = _offset(chunks, key)
         log_times = log_times.view(-1, chunks.round).roll(offset, 1)  # from candidates to rows of the codebook
         tops, wheres = [], []
         rounds = torch.arange(len(log_times), device=backend.device)
@@ -222,7 +223,7 @@ class PfrCoder(base.Coder):
             pairs = torch.cartesian_prod(group, active).view(-1, 2)
             for part in pairs.split(max(1, SCORES // (chunks.round * rows.blocks))):
                 r, chunk = part.unbind(1)
-                signs = backend.sign_rows(key, SIGNS, (number + r) * chunks.count + chunk, width)
+                signs = backend.sign_rows(key, SIGNS, (number + r) * chunks.count + chunk, row_size)
                 scores = codebook.scores(matrix, scaled[chunk] * signs.view(shape))
                 scores.sub_(energy[which[chunk]]).sub_(log_times[r])
                 top, where = scores.max(1)
@@ -235,16 +236,16 @@ class PfrCoder(base.Coder):
     def _sample(self, backend: Backend, chunks: Chunks, index: Tensor, size: int, key: int) -> Tensor:
         """The sample that the indices int64 [n] stand for, float32 [d]."""
         rows, chunk = chunks.rows, torch.arange(chunks.count, device=backend.device)
-        width = rows.blocks * rows.columns
+        row_size = rows.blocks * rows.columns
         if self.scoring == "fused":
-            z = backend.normal_rows(key, FRESH, index * chunks.count + chunk, width)
+            z = backend.normal_rows(key, FRESH, index * chunks.count + chunk, row_size)
         else:
-            number, row = index // chunks.round, (index + _offset(backend, chunks, key)) % chunks.round
-            z = backend.sign_rows(key, SIGNS, number * chunks.count + chunk, width)
+            number, row = index // chunks.round, (index + _offset(chunks, key)) % chunks.round
+            z = backend.sign_rows(key, SIGNS, number * chunks.count + chunk, row_size)
             for r in torch.unique(number).tolist():
                 here = number == r
                 words = _codebook(backend, chunks, r, key).codewords(row[here])
-                z[here] *= words.view(-1, width)
+                z[here] *= words.view(-1, row_size)
         flat = rows.unpad(z.view(chunks.count, rows.blocks, rows.columns))
         return rotate_back(flat * math.sqrt(chunks.variance), _rotation(backend, size, key))
 
@@ -253,15 +254,13 @@ def _rotation(backend: Backend, size: int, key: int) -> Tensor:
     return backend.sign_rows(key, ROTATION, torch.zeros(1, dtype=torch.int64, device=backend.device), size)[0]
 
 
-def _offset(backend: Backend, chunks: Chunks, key: int) -> int:
+def _offset(chunks: Chunks, key: int) -> int:
     """Row of the codebook that is the first candidate.
 
     Early candidates win most often; without an offset the norms of a constant codebook's first rows would show in
     every sample.
     """
-    return int(backend.random_words(key, OFFSET, torch.zeros(1, dtype=torch.int64, device=backend.device))[0, 0]) % (
-        chunks.round
-    )
+    return int(get_backend("cpu").random_words(key, OFFSET, torch.zeros(1, dtype=torch.int64))[0, 0]) % chunks.round
 
 
 def _codebook(backend: Backend, chunks: Chunks, number: int, key: int) -> Codebook:
@@ -289,7 +288,7 @@ def _matrix(backend: Backend, codebook: Codebook) -> Tensor:
 
 
 def _arrivals(backend: Backend, key: int, number: int, count: int, now: float) -> Tensor:
-    """Arrival times of a unit Poisson process after `now`, float64 [count] on the device; only the encoder needs them."""
+    """Arrival times of a unit Poisson process after `now`, float64 [count]; only the encoder needs them."""
     counters = torch.arange(-(-count // 4), dtype=torch.int64, device=backend.device)
     words = backend.random_words(key, TIMES + number, counters).reshape(-1)[:count]
     return now + ((words.double() + 0.5) / 2.0**32).log().neg().cumsum(0)

@@ -1,9 +1,11 @@
 """The trellis coder: a whole step as one codeword of fixed length (or a few, for very large steps).
 
-Method: docs/method/reverse-channel.md, section 3.  Every stage of the trellis owns some coordinates and k bits; a branch carries a label
-that stands for a Gaussian vector; the Viterbi search maximises log q(z) / p(z) over all paths, and the symbols of the
-best path are the payload.  The search sees mu only through inner products, so everything orthogonal to mu stays exactly
-N(0, I) and only the projection of the sample on mu has a smaller spread than a true draw.
+Every stage of the trellis owns some coordinates and k bits; a branch carries a label that stands for a Gaussian vector;
+the Viterbi search maximises log q(z) / p(z) over all paths, and the symbols of the best path are the payload.  The
+search sees mu only through inner products, so everything orthogonal to mu stays exactly N(0, I), and only the
+projection of the sample on mu has a smaller variance than a true draw.
+Trellis-coded quantisation of memoryless sources: Marcellin and Fischer, 1990; here the code words are random and the
+distortion is the log-likelihood ratio.  Equations: docs/method/reverse-channel.md, section 3.
 """
 
 from __future__ import annotations
@@ -127,9 +129,9 @@ class TrellisCoder(base.Coder):
         """Payload and sample ~ N(mu, I) of one layer, in rotated coordinates."""
         if layer.num_bytes == 0:
             return b"", self._decode_layer(step, coded, index, layer, np.zeros(0, np.uint8))
-        deviation = math.sqrt(layer.variance)
+        std = math.sqrt(layer.variance)
         sample = _signs(step, SIGNS + index)
-        target = (mu * sample).mul_(deviation)
+        target = (mu * sample).mul_(std)
         payload = b""
         matrix: Tensor | None = None
         for group in layer.groups(coded, self.labels):
@@ -144,16 +146,16 @@ class TrellisCoder(base.Coder):
             symbols = found.cpu().numpy()
             payload += group.pack(symbols)
             sample[group.coordinates] *= self._words(coded, group, codebook, symbols, matrix)
-        return payload, sample.mul_(deviation)
+        return payload, sample.mul_(std)
 
     def _decode_layer(
         self, step: base.SharedStep, coded: StepFormat, index: int, layer: RefinementLayer, payload: NDArray[np.uint8]
     ) -> Tensor:
         """The layer's sample, in rotated coordinates."""
-        deviation = math.sqrt(layer.variance)
+        std = math.sqrt(layer.variance)
         if layer.num_bytes == 0:  # nothing is sent: a shared draw from p
             row = torch.zeros(1, dtype=torch.int64, device=step.backend.device)
-            return step.backend.normal_rows(step.key, CODEBOOK + index, row, coded.size)[0].mul_(deviation)
+            return step.backend.normal_rows(step.key, CODEBOOK + index, row, coded.size)[0].mul_(std)
         sample = _signs(step, SIGNS + index)
         start = 0
         for group in layer.groups(coded, self.labels):
@@ -163,7 +165,7 @@ class TrellisCoder(base.Coder):
             matrix = None if few else codebook.matrix()
             sample[group.coordinates] *= self._words(coded, group, codebook, group.unpack(payload[start:end]), matrix)
             start = end
-        return sample.mul_(deviation)
+        return sample.mul_(std)
 
     def _words(
         self, coded: StepFormat, group: CodewordGroup, codebook: Codebook, symbols: NDArray[Any], matrix: Tensor | None

@@ -98,7 +98,9 @@ class CodewordGroup:
 
 @dataclass(frozen=True)
 class RefinementLayer:
-    """One layer of successive refinement (Equitz and Cover, 1991); a step below LAYER_RATE bits per coordinate has exactly one.
+    """One layer of successive refinement (Equitz and Cover, 1991).
+
+    A step below LAYER_RATE bits per coordinate has exactly one layer.
 
     With target t and sample s ~ N(gain t, I) of marginal variance `variance`, the step's sample gains
     weight * noise * s, and the next layer's target is shrink * (t - noise s).
@@ -196,7 +198,7 @@ def step_format(
         v2 = exp2(2.0 * rate * (count - i - 1) / count) - 1.0
         x = v - v2
         noise = x - (v - 1.0) * (x / v) * (x / v)
-        deviation, shrink = math.sqrt(noise), math.sqrt(v2 / (v2 + 1.0))
-        layers.append(RefinementLayer(share, x / noise, x / v / deviation, deviation, weight, shrink))
+        noise_std, shrink = math.sqrt(noise), math.sqrt(v2 / (v2 + 1.0))
+        layers.append(RefinementLayer(share, x / noise, x / v / noise_std, noise_std, weight, shrink))
         weight *= shrink
     return StepFormat(size, total, constraint_length, k, FLUSH if rate <= FLUSH_RATE else 0, tuple(layers))

@@ -92,7 +92,7 @@ def test_kernels_run_on_the_backends_device_and_stream(cupy, monkeypatch):
     assert (device.index, stream, name) == (1, (0, 701), "trellis_search")
     assert (grid, block, shared) == ((3, 1), (1024,), 16384)
     assert [type(value) for value in values] == [np.uint64, np.uint64, np.int32]
-    assert CURRENT == [torch.device("cuda", 0)]
+    assert len(CURRENT) == 1
 
 
 def test_arguments_of_another_type_or_device_are_refused(cupy):

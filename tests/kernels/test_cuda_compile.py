@@ -17,7 +17,6 @@ REGISTERS = 65536  # of a block, on every device below
 SHARED = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 SOURCES = [("philox.cu", ()), ("pfr.cu", ()), *[("trellis.cu", (f"-DK={k}",)) for k in (1, 2, 4)]]
 THREADS = {"trellis_search": launch.TRELLIS_THREADS}  # the others: launch.THREADS
-SPILLED = {("trellis_search", 4): 64}  # bytes per thread that may spill, by kernel and k; the others none
 
 
 @cache
@@ -47,15 +46,15 @@ def compiled(name, options, architecture):
 @pytest.mark.parametrize(("name", "options"), SOURCES)
 def test_kernels_fit_every_device(name, options, architecture):
     kernels, size = compiled(name, options, architecture)
-    assert size > 1000
+    assert size > 1000  # machine code, not PTX for a later compiler
     assert set(kernels) == set(re.findall(r"__global__ void (?:__launch_bounds__\(\d+\) )?(\w+)", source(name)))
     for kernel, (registers, spills, shared) in kernels.items():
-        k = int(options[0][-1]) if options else 0
         per_thread = -(-registers // 8) * 8  # the hardware hands them out in eights
         assert per_thread * THREADS.get(kernel, launch.THREADS) <= REGISTERS
-        assert spills <= SPILLED.get((kernel, k), 0)
+        assert spills == 0
         assert shared <= 48 << 10
         if kernel == "trellis_search":
             assert shared <= launch.TRELLIS_STATIC
+            k = int(options[0][-1])
             for length in range(4, 19, k):
                 assert shared + launch.trellis(1, length, k, SHARED[architecture]).shared <= SHARED[architecture]
