@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "tests")]
 
 from pipelines import save_random_pipeline
 
@@ -56,11 +56,18 @@ class Clock:
 
 
 class TimedCoder:
-    """A reverse-channel coder under a clock."""
+    """A reverse-channel coder under a clock: what is not listed here is the coder's own."""
 
     def __init__(self, coder: Any, clock: Clock) -> None:
-        self.name, self.payload_size, self.fixed_size = coder.name, coder.payload_size, coder.fixed_size
-        self.encode, self.decode = clock.watch("coder", coder.encode), clock.watch("coder", coder.decode)
+        self._coder, self._clock = coder, clock
+        for name in ("encode", "decode", "encode_many", "decode_many"):
+            setattr(self, name, clock.watch("coder", getattr(coder, name)))
+
+    def for_step(self, bits: float) -> TimedCoder:
+        return TimedCoder(self._coder.for_step(bits), self._clock)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._coder, name)
 
 
 def with_real_errors(prior: Any, image: torch.Tensor, schedule: Any) -> None:

@@ -1,8 +1,8 @@
 """The known-answer test of reverse-channel coders: DiffC on a Gaussian source with an exact denoiser.
 
-x ~ N(0, diag(lambda)), lambda_k ~ 1 / k with mean 1 (reverse_channel.md, section 5).  In signal-to-noise form a
-diffusion step from SNR g to g + delta is the observation u ~ N(sqrt(delta) x, I) of a sender who knows x; the receiver
-expects N(sqrt(delta) x0_hat, v I) with x0_hat = g lambda / (1 + g lambda) z, so the coder is handed
+x ~ N(0, diag(lambda)), lambda_k ~ 1 / k with mean 1 (docs/method/reverse-channel.md, section 6).  In signal-to-noise
+form a diffusion step from SNR g to g + delta is the observation u ~ N(sqrt(delta) x, I) of a sender who knows x; the
+receiver expects N(sqrt(delta) x0_hat, v I) with x0_hat = g lambda / (1 + g lambda) z, so the coder is handed
 mu = sqrt(delta) (x - x0_hat) and z becomes (g z + sqrt(delta) u) / (g + delta).  This is q(z_s | z_t, x), whitened.
 Overhead is read at equal MSE, never as bits over nominal KL.  Command line and tables: rcc.py.
 """
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffpress.codecs.reverse_channel import ReverseChannelCoder
-from diffpress.codecs.reverse_channel.codebook import Layout
+from diffpress.codecs.reverse_channel.coordinate_rows import CoordinateRows, equal_edges
 from diffpress.codecs.reverse_channel.index_code import IndexModel, index_code
 from diffpress.codecs.reverse_channel.interface import variance_of
 
@@ -140,8 +140,7 @@ def pfr_law(model: IndexModel, chunk_bits: float = 14.0) -> Channel:
         code = index_code(model, bits / count, 1 << 40)
         total = 0
         rows = rng.permutation(len(mu))
-        bounds = torch.arange(count + 1) * len(mu) // count
-        padded = Layout(bounds)
+        padded = CoordinateRows(torch.from_numpy(equal_edges(len(mu), count)))
         chunk_mu = padded.pad(torch.from_numpy(mu[rows])).double().flatten(1).numpy()
         chunk_z = padded.pad(torch.from_numpy(sample[rows])).double().flatten(1).numpy()
         length = padded.lengths.numpy()

@@ -23,7 +23,6 @@ BATCH = 256  # candidates per torch.randn call of the listing
 SHARE = 8  # the listing is run for one candidate in SHARE and its time multiplied, as it is linear in candidates
 CHUNKS = 10
 BITS = 14.0 * CHUNKS
-TOGETHER = 8  # steps of a batch
 CLOCK = "wall"
 
 
@@ -66,16 +65,11 @@ def rows(size: int, device: torch.device, repeats: int) -> list[dict[str, Any]]:
     payload, _ = trellis.encode(mu, BITS, 1)
     share = 1 if device.type == "cuda" else SHARE
     base = share * median(lambda: listing(mu, share), device, 1 if share > 1 else repeats)
-    batch = [mu] * TOGETHER, [BITS] * TOGETHER, list(range(TOGETHER))
     calls: dict[str, Callable[[], object]] = {
         "PFR, matrix product, 2^16": lambda: gemm.encode(mu, BITS, 1),
         "trellis L = 12": lambda: trellis.encode(mu, BITS, 1),
         "trellis, automatic L": lambda: automatic.encode(mu, BITS, 1),
         "trellis, decoding": lambda: trellis.decode(payload, size, BITS, 1, like=mu),
-    }
-    many: dict[str, Callable[[], object]] = {
-        f"PFR, one of {TOGETHER} steps in a batch": lambda: gemm.encode_many(*batch),
-        f"trellis L = 12, one of {TOGETHER} steps in a batch": lambda: trellis.encode_many(*batch),
     }
     if device.type == "cuda":
         backend = get_backend("cuda")
@@ -92,8 +86,8 @@ def rows(size: int, device: torch.device, repeats: int) -> list[dict[str, Any]]:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     result: list[dict[str, Any]] = [{"what": "listing (torch.randn)", "device": name, "ms": base, "ratio": 1.0}]
-    for what, call in (calls | many).items():
-        ms = median(call, device, repeats) / (TOGETHER if what in many else 1)
+    for what, call in calls.items():
+        ms = median(call, device, repeats)
         result.append({"what": what, "device": name, "ms": ms, "ratio": base / ms})
     return result
 

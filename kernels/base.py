@@ -35,17 +35,17 @@ class Backend(Protocol):
         """
         ...
 
-    def normal_rows(self, key: int, stream: int, rows: Tensor, width: int, pitch: int | None = None) -> Tensor:
-        """Standard normals, float32 [R, width], row r made of the counters rows[r] * pitch + 0, 1, 2, ...
+    def normal_rows(self, key: int, stream: int, rows: Tensor, columns: int, pitch: int | None = None) -> Tensor:
+        """Standard normals, float32 [R, columns], row r made of the counters rows[r] * pitch + 0, 1, 2, ...
 
         rows   int64 [R]; any subset of rows can be drawn without the others
-        pitch  counters per row (8 normals each); None: just enough for `width`.  A fixed pitch makes the first
+        pitch  counters per row (8 normals each); None: just enough for `columns`.  A fixed pitch makes the first
                columns of a row independent of how many columns are asked for.
         """
         ...
 
-    def sign_rows(self, key: int, stream: int, rows: Tensor, width: int) -> Tensor:
-        """Random signs, float32 [R, width] of +1 and -1, 128 per counter, drawn like `normal_rows`."""
+    def sign_rows(self, key: int, stream: int, rows: Tensor, columns: int) -> Tensor:
+        """Random signs, float32 [R, columns] of +1 and -1, 128 per counter, drawn like `normal_rows`."""
         ...
 
     def codebook_scores(self, codebook: Tensor, mu: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from torch import Tensor
 from .base import KernelError
 from .normal import normal_table, normal_table_on
 from .philox import philox_numpy, philox_torch, split64
-from .trellis import search_many
 
 BLOCK = 1 << 12  # counters per NumPy pass: 6 x 32 KiB of state stays in the second-level cache
 TILE = 1 << 24  # floats per candidate tile of the fused search, 64 MiB
@@ -34,27 +33,27 @@ class CpuBackend:
         words = _words(key, stream, counters.numpy().astype(np.uint64))
         return torch.from_numpy(words.astype(np.int64))
 
-    def normal_rows(self, key: int, stream: int, rows: Tensor, width: int, pitch: int | None = None) -> Tensor:
+    def normal_rows(self, key: int, stream: int, rows: Tensor, columns: int, pitch: int | None = None) -> Tensor:
         """See Backend.normal_rows."""
-        per_row = -(-width // 8)
+        per_row = -(-columns // 8)
         counters = _row_counters(rows, per_row, pitch)
         if self.device.type != "cpu":
             words = self._words_on_device(key, stream, counters).T.reshape(len(rows), -1)
             halves = torch.stack([words & 0xFFFF, words >> 16], 2).reshape(len(rows), -1)
-            return normal_table_on(self.device)[halves[:, :width]]
+            return normal_table_on(self.device)[halves[:, :columns]]
         integers = _words(key, stream, counters.numpy().astype(np.uint64)).view("<u2").reshape(len(rows), per_row * 8)
-        return torch.from_numpy(normal_table().take(integers[:, :width]))
+        return torch.from_numpy(normal_table().take(integers[:, :columns]))
 
-    def sign_rows(self, key: int, stream: int, rows: Tensor, width: int) -> Tensor:
+    def sign_rows(self, key: int, stream: int, rows: Tensor, columns: int) -> Tensor:
         """See Backend.sign_rows."""
-        per_row = -(-width // 128)
+        per_row = -(-columns // 128)
         counters = _row_counters(rows, per_row, None)
         if self.device.type != "cpu":
             words = self._words_on_device(key, stream, counters).T.reshape(len(rows), -1, 1)
             bits = (words >> torch.arange(32, device=self.device)) & 1
-            return 1 - 2 * bits.reshape(len(rows), -1)[:, :width].float()
+            return 1 - 2 * bits.reshape(len(rows), -1)[:, :columns].float()
         drawn = _words(key, stream, counters.numpy().astype(np.uint64)).view(np.uint8).reshape(len(rows), -1)
-        negative = np.unpackbits(drawn, axis=1, count=width, bitorder="little")
+        negative = np.unpackbits(drawn, axis=1, count=columns, bitorder="little")
         return torch.from_numpy(np.array([1, -1], np.float32).take(negative))
 
     def codebook_scores(self, codebook: Tensor, mu: Tensor) -> Tensor:
@@ -65,15 +64,15 @@ class CpuBackend:
         self, mu: Tensor, key: int, stream: int, first: int, count: int, log_times: Tensor, energy: float
     ) -> tuple[Tensor, Tensor]:
         """See Backend.fused_pfr."""
-        n, width = mu.shape
+        n, columns = mu.shape
         best = torch.full((n,), -torch.inf, device=self.device)
         index = torch.zeros(n, dtype=torch.int64, device=self.device)
-        step = max(1, TILE // (n * width))
+        step = max(1, TILE // (n * columns))
         chunks = torch.arange(n, device=self.device)
         for start in range(0, count, step):
             tile = torch.arange(start, min(start + step, count), device=self.device)
             rows = ((tile[:, None] + first) * n + chunks).reshape(-1)
-            z = self.normal_rows(key, stream, rows, width).reshape(len(tile), n, width)
+            z = self.normal_rows(key, stream, rows, columns).reshape(len(tile), n, columns)
             score = (z * mu).sum(2) - energy * (z * z).sum(2) - log_times[tile, None]
             top, where = score.max(0)
             better = top > best
@@ -84,6 +83,8 @@ class CpuBackend:
         self, scores: Tensor, lengths: Tensor, constraint_length: int, k: int, flush: int
     ) -> tuple[Tensor, Tensor]:
         """See Backend.trellis_search."""
+        from .trellis_numba import search_many  # numba takes half a second to import, and decoding searches nothing
+
         arrays = scores.cpu().numpy(), lengths.numpy()
         path, total = search_many(*arrays, constraint_length, k, flush, threads=torch.get_num_threads())
         return torch.from_numpy(path).to(self.device), torch.from_numpy(total).to(self.device)

@@ -1,9 +1,10 @@
 """The CUDA backend: CuPy kernels that equal cpu.py, on tensors that stay on the GPU.
 
 Randomness is bit-identical to the CPU backend; the trellis search gives the same path for the same scores; PFR scores
-differ in the order of additions.  Tensors are shared with torch through DLPack, kernels run on torch's current stream.
-Matrix-product scoring is torch's own GEMM: ``torch.set_float32_matmul_precision("high")`` moves it to the tensor cores,
-which can only change which candidate wins.  CuPy is imported when the first backend is made.
+differ in the order of additions.  Kernels get the addresses of torch tensors and run on the current torch stream of
+the backend's device; launch.py says with how many blocks and threads.  Matrix-product scoring is torch's own GEMM:
+``torch.set_float32_matmul_precision("high")`` moves it to the tensor cores, which can only change which candidate wins.
+CuPy is imported when the first backend is made.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from . import launch
 from .base import KernelError
 from .cpu import CpuBackend
 from .normal import normal_table_on
 from .trellis import check, label_steps
 
-THREADS = 256
-TILE = 256  # candidates per block of the fused search
-SCRATCH = 1 << 30  # bytes of trellis decisions held at once
+OPTIONS = ("--std=c++17", "--fmad=false")  # CuPy adds -ftz=true and the architecture
 
 
 def source(name: str) -> str:
@@ -32,76 +33,110 @@ def source(name: str) -> str:
     return common if name == "philox.cu" else common + package.joinpath(name).read_text()
 
 
-@lru_cache(maxsize=16)
-def _kernel(file: str, name: str, options: tuple[str, ...] = ()) -> Any:
+@lru_cache(maxsize=64)
+def _kernel(device: int, file: str, name: str, options: tuple[str, ...] = ()) -> Any:
+    """The compiled kernel, for the current device, whose index is `device`."""
     import cupy
 
-    return cupy.RawModule(code=source(file), options=("--std=c++17", "--fmad=false", *options)).get_function(name)
+    return cupy.RawModule(code=source(file), options=(*OPTIONS, *options)).get_function(name)
+
+
+class TorchStream:
+    """A torch stream as CuPy takes it: torch's own has `__cuda_stream__` from 2.10 only.
+
+    Protocol: (version 0, address of the cudaStream_t), as cuda.core and CuPy 14 define it.
+    """
+
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._address = stream.cuda_stream
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._address
 
 
 class CudaBackend(CpuBackend):
-    """Backend of base.py on the current CUDA device.  Raises KernelError where there is no GPU or no CuPy."""
+    """Backend of base.py on one GPU, by default the current one.
+
+    Raises KernelError where there is no GPU, no CuPy, or no compiler that CuPy can use.
+    """
 
     name = "cuda"
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | str | None = None) -> None:
         if not torch.cuda.is_available():
             raise KernelError("the cuda backend needs a CUDA GPU, and torch finds none")
+        chosen = torch.device("cuda" if device is None else device)
+        if chosen.type != "cuda":
+            raise KernelError(f"the cuda backend cannot run on the device {chosen}")
+        index = torch.cuda.current_device() if chosen.index is None else chosen.index
+        super().__init__(torch.device("cuda", index))
         try:
             import cupy
+
+            self._cupy = cupy
+            with torch.cuda.device(self.device):
+                _kernel(index, "philox.cu", "random_words")  # a missing compiler shows here, not in the midst of a file
+                attributes = cupy.cuda.Device(index).attributes
+                self._shared_limit = int(attributes["MaxSharedMemoryPerBlockOptin"])
         except ImportError as error:
-            raise KernelError("the cuda backend needs CuPy: pip install 'diffpress[cuda13]' (or cuda12)") from error
-        self._cupy = cupy
-        super().__init__(torch.device("cuda", torch.cuda.current_device()))
+            raise KernelError(
+                f"the cuda backend needs CuPy, which cannot be imported ({_first_line(error)}): "
+                "pip install 'diffpress[cuda13]' (or cuda12)"
+            ) from error
+        except Exception as error:  # whatever CuPy, its driver or its compiler raise
+            raise KernelError(f"CuPy does not work on {self.device}: {_first_line(error)}") from error
 
     def random_words(self, key: int, stream: int, counters: Tensor) -> Tensor:
         """See Backend.random_words."""
+        counters = self._checked(counters, torch.int64)
         words = torch.empty((len(counters), 4), dtype=torch.int64, device=self.device)
-        self._launch(("philox.cu", "random_words"), len(counters), counters, len(counters), key, stream, words)
+        self._per_item(("philox.cu", "random_words"), len(counters), counters, len(counters), key, stream, words)
         return words
 
-    def normal_rows(self, key: int, stream: int, rows: Tensor, width: int, pitch: int | None = None) -> Tensor:
+    def normal_rows(self, key: int, stream: int, rows: Tensor, columns: int, pitch: int | None = None) -> Tensor:
         """See Backend.normal_rows."""
-        per_row = -(-width // 8)
+        rows, per_row = self._checked(rows, torch.int64), -(-columns // 8)
         if pitch is not None and pitch < per_row:
             raise KernelError(f"a pitch of {pitch} counters cannot hold rows of {per_row} counters")
-        out = torch.empty((len(rows), width), device=self.device)
+        out = torch.empty((len(rows), columns), device=self.device)
         table = normal_table_on(self.device)
-        shape = (len(rows), width, per_row, pitch or per_row)
-        self._launch(("philox.cu", "normal_rows"), len(rows) * per_row, rows, *shape, key, stream, table, out)
+        shape = (len(rows), columns, per_row, pitch or per_row)
+        self._per_item(("philox.cu", "normal_rows"), len(rows) * per_row, rows, *shape, key, stream, table, out)
         return out
 
-    def sign_rows(self, key: int, stream: int, rows: Tensor, width: int) -> Tensor:
+    def sign_rows(self, key: int, stream: int, rows: Tensor, columns: int) -> Tensor:
         """See Backend.sign_rows."""
-        per_row = -(-width // 128)
-        out = torch.empty((len(rows), width), device=self.device)
-        self._launch(
-            ("philox.cu", "sign_rows"), len(rows) * per_row, rows, len(rows), width, per_row, key, stream, out
-        )
+        rows, per_row = self._checked(rows, torch.int64), -(-columns // 128)
+        out = torch.empty((len(rows), columns), device=self.device)
+        shape = (len(rows), columns, per_row)
+        self._per_item(("philox.cu", "sign_rows"), 32 * len(rows) * per_row, rows, *shape, key, stream, out)
         return out
 
     def fused_pfr(
         self, mu: Tensor, key: int, stream: int, first: int, count: int, log_times: Tensor, energy: float
     ) -> tuple[Tensor, Tensor]:
         """See Backend.fused_pfr."""
-        n, width = mu.shape
-        tiles = -(-count // TILE)
+        mu, log_times = self._checked(mu, torch.float32), self._checked(log_times, torch.float32)
+        n, columns = mu.shape
+        shape, tile = launch.fused_pfr(n, count)
+        tiles = shape.grid[1]
         best = torch.empty((n, tiles), device=self.device)
         index = torch.empty((n, tiles), dtype=torch.int64, device=self.device)
-        table, scale = normal_table_on(self.device), self._cupy.float32(energy)
-        arguments = (mu, n, width, key, stream, first, count, log_times, scale, TILE, table, best, index)
-        self._call(_kernel("pfr.cu", "fused_pfr"), (tiles, n), THREADS, 0, arguments)
-        top, tile = best.max(1)
+        scalars = n, columns, key, stream, first, count
+        table = normal_table_on(self.device)
+        self._launch(
+            ("pfr.cu", "fused_pfr"), shape, mu, *scalars, log_times, np.float32(energy), tile, table, best, index
+        )
+        top = best.amax(1)
         # max does not promise the first of equal tiles; candidates ascend with tiles
-        tile = torch.where(best == top[:, None], torch.arange(tiles, device=self.device), tiles).amin(1)
-        return top, index.gather(1, tile[:, None])[:, 0]
+        where = torch.where(best == top[:, None], torch.arange(tiles, device=self.device), tiles).amin(1)
+        return top, index.gather(1, where[:, None])[:, 0]
 
     def thread_per_candidate(self, mu: Tensor, key: int, count: int) -> Tensor:
         """Scores float32 [count] of fresh candidates for mu float32 [d], one thread each: the benchmark's yardstick."""
-        scores = torch.empty(count, device=self.device)
-        table = normal_table_on(self.device)
-        kernel = ("pfr.cu", "thread_per_candidate")
-        self._launch(kernel, count, mu, len(mu), key, 0, count, table, scores)
+        mu = self._checked(mu, torch.float32)
+        scores, table = torch.empty(count, device=self.device), normal_table_on(self.device)
+        self._per_item(("pfr.cu", "thread_per_candidate"), count, mu, len(mu), key, 0, count, table, scores)
         return scores
 
     def trellis_search(
@@ -109,45 +144,58 @@ class CudaBackend(CpuBackend):
     ) -> tuple[Tensor, Tensor]:
         """See Backend.trellis_search."""
         check(tuple(scores.shape), lengths.numpy(), constraint_length, k)
-        states, labels = 1 << constraint_length, scores.shape[1]
+        scores = self._checked(scores, torch.int16)
+        labels = scores.shape[1]
         symbols = torch.zeros(len(scores), dtype=torch.uint8, device=self.device)
         total = torch.zeros(len(lengths), dtype=torch.int64, device=self.device)
-        kernel = _kernel("trellis.cu", "trellis_search", (f"-DK={k}",))
-        limit = self._cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"] - 24 * 1024
-        in_shared = 4 * states <= limit
-        if in_shared:
-            kernel.max_dynamic_shared_size_bytes = 4 * states
-        scores = scores.contiguous()
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-        edges, first = starts.to(self.device), 0
-        while first < len(lengths):
-            row = int(starts[first])
-            last = max(first + 1, int((starts <= row + SCRATCH // states).sum()) - 1)  # trellises that fit the scratch
-            count, rows = last - first, int(starts[last]) - row
-            spare = torch.empty(1 if in_shared else count * states, dtype=torch.int32, device=self.device)
-            decisions = torch.empty(rows * states, dtype=torch.uint8, device=self.device)
-            arguments = (
-                *(scores, edges[first : last + 1], labels, *label_steps(labels, k)),
-                *(self._cupy.int32(x) for x in (constraint_length, flush, in_shared)),
-                *(spare, decisions, symbols, total[first:last]),
+        edges = starts.to(self.device)
+        in_shared = launch.trellis(1, constraint_length, k, self._shared_limit).shared > 0
+        integers = [labels.bit_length() - 1, *label_steps(labels, k), constraint_length, flush, int(in_shared)]
+        for first, last in launch.trellises_at_once(lengths.tolist(), constraint_length, k, in_shared):
+            shape = launch.trellis(last - first, constraint_length, k, self._shared_limit)
+            metrics = torch.empty(
+                1 if in_shared else (last - first) << constraint_length, dtype=torch.int32, device=self.device
             )
-            self._call(kernel, (count,), 1024, 4 * states if in_shared else 0, arguments)
-            first = last
+            rows = int(starts[last] - starts[first])
+            decisions = torch.empty(
+                rows * launch.decision_bytes(constraint_length, k), dtype=torch.uint8, device=self.device
+            )
+            self._launch(
+                ("trellis.cu", "trellis_search", (f"-DK={k}",)), shape,
+                *(scores, edges[first : last + 1], *map(np.int32, integers)),
+                *(metrics, decisions, symbols, total[first:last]),
+            )  # fmt: skip
         return symbols, total
 
-    def _launch(self, kernel: tuple[str, str], threads: int, *arguments: Any) -> None:
-        """One thread per item."""
-        if threads:
-            self._call(_kernel(*kernel), (-(-threads // THREADS),), THREADS, 0, arguments)
+    def _checked(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """x, contiguous; raises KernelError unless it has this dtype and lies on the backend's device."""
+        if x.dtype != dtype or x.device != self.device:
+            raise KernelError(f"a kernel on {self.device} needs {dtype} there, not {x.dtype} on {x.device}")
+        return x.contiguous()
 
-    def _call(self, kernel: Any, grid: tuple[int, ...], block: int, shared: int, arguments: tuple[Any, ...]) -> None:
-        """Run on torch's current stream; tensors pass as DLPack views, Python integers as 64 bits."""
-        cupy = self._cupy
-        converted = []
-        for x in arguments:
-            if isinstance(x, Tensor):
-                converted.append(cupy.from_dlpack(x.contiguous()))
-            else:
-                converted.append(cupy.uint64(x) if isinstance(x, int) else x)
-        with cupy.cuda.Stream.from_external(torch.cuda.current_stream()):
-            kernel(grid, (block,), tuple(converted), shared_mem=shared)
+    def _per_item(self, kernel: tuple[str, str], items: int, *arguments: Any) -> None:
+        """One thread per item."""
+        if items:
+            self._launch(kernel, launch.per_item(items), *arguments)
+
+    def _launch(self, kernel: tuple[Any, ...], shape: launch.Launch, *arguments: Any) -> None:
+        """Run on the device's current torch stream.
+
+        Contiguous tensors pass as addresses, Python integers as 64 bits, NumPy scalars as they are.  The caller holds
+        the tensors until after the launch; torch's allocator keeps freed memory in the order of the stream.
+        """
+        values = [np.uint64(x.data_ptr()) if isinstance(x, Tensor) else x for x in arguments]
+        values = [np.uint64(x) if isinstance(x, int) else x for x in values]
+        with torch.cuda.device(self.device):
+            function = _kernel(self.device.index, *kernel)
+            if shape.shared:
+                function.max_dynamic_shared_size_bytes = shape.shared
+            stream = TorchStream(torch.cuda.current_stream(self.device))
+            with self._cupy.cuda.Stream.from_external(stream):
+                function(shape.grid, (shape.block,), tuple(values), shared_mem=shape.shared)
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of an error's message: CuPy's run over a page."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

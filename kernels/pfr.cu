@@ -1,15 +1,15 @@
 // Generate-and-score search of PFR: candidates are drawn, scored and forgotten.  Meaning: CpuBackend.fused_pfr.
 // Sums are added in another order than on the CPU, which can only move the choice between nearly equal candidates.
 
-// One block per (tile of candidates, chunk), one warp per candidate, lanes over counters of 8 coordinates.
-// mu [n, width]; best, index [n, tiles]: the best candidate of each tile, the lowest index among equals.
-extern "C" __global__ void fused_pfr(const float* mu, long long n, long long width, u64 key, u64 stream,
+// One block per (chunk along x, tile of candidates along y), one warp per candidate, lanes over counters of 8 coordinates.
+// mu [n, columns]; best, index [n, tiles]: the best candidate of each tile, the lowest index among equals.
+extern "C" __global__ void fused_pfr(const float* mu, long long n, long long columns, u64 key, u64 stream,
                                      long long first, long long count, const float* log_times, float energy,
                                      long long tile, const float* table, float* best, long long* index) {
-    long long c = blockIdx.y;
+    long long c = blockIdx.x;
     int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
-    long long per_row = (width + 7) / 8, begin = blockIdx.x * tile, end = min(begin + tile, count);
-    const float* mean = mu + c * width;
+    long long per_row = (columns + 7) / 8, begin = blockIdx.y * tile, end = min(begin + tile, count);
+    const float* mean = mu + c * columns;
     float top = __int_as_float(0xff800000);
     long long where = begin;
     for (long long i = begin + warp; i < end; i += warps) {
@@ -20,7 +20,7 @@ extern "C" __global__ void fused_pfr(const float* mu, long long n, long long wid
             philox(row * per_row + q, stream, key, words);
 #pragma unroll
             for (int h = 0; h < 8; ++h)
-                if (8 * q + h < width) {
+                if (8 * q + h < columns) {
                     float z = normal(words, h, table);
                     dot += z * mean[8 * q + h];
                     square += z * z;
@@ -38,22 +38,22 @@ extern "C" __global__ void fused_pfr(const float* mu, long long n, long long wid
     if (threadIdx.x == 0) {
         for (int w = 1; w < warps; ++w)
             if (tops[w] > top || (tops[w] == top && wheres[w] < where)) { top = tops[w]; where = wheres[w]; }
-        best[c * gridDim.x + blockIdx.x] = top;
-        index[c * gridDim.x + blockIdx.x] = where;
+        best[c * gridDim.y + blockIdx.y] = top;
+        index[c * gridDim.y + blockIdx.y] = where;
     }
 }
 
 // The yardstick of benchmarks/rcc.py: one thread per candidate, as in the published implementation.  scores [count].
-extern "C" __global__ void thread_per_candidate(const float* mu, long long width, u64 key, u64 stream, long long count,
+extern "C" __global__ void thread_per_candidate(const float* mu, long long columns, u64 key, u64 stream, long long count,
                                                 const float* table, float* scores) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
-    long long per_row = (width + 7) / 8;
+    long long per_row = (columns + 7) / 8;
     float dot = 0.0f;
     for (long long q = 0; q < per_row; ++q) {
         u32 words[4];
         philox((u64)(i * per_row + q), stream, key, words);
-        for (int h = 0; h < 8 && 8 * q + h < width; ++h) dot += normal(words, h, table) * mu[8 * q + h];
+        for (int h = 0; h < 8 && 8 * q + h < columns; ++h) dot += normal(words, h, table) * mu[8 * q + h];
     }
     scores[i] = dot;
 }

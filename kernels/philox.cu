@@ -35,25 +35,30 @@ extern "C" __global__ void random_words(const long long* counters, long long cou
     for (int w = 0; w < 4; ++w) words[4 * i + w] = out[w];
 }
 
-// out [rows, width]; one thread per counter, per_row counters a row, rows[r] * pitch the first
-extern "C" __global__ void normal_rows(const long long* rows, long long count, long long width, long long per_row,
+// out [rows, columns]; one thread per counter, per_row counters a row, rows[r] * pitch the first
+extern "C" __global__ void normal_rows(const long long* rows, long long count, long long columns, long long per_row,
                                        long long pitch, u64 key, u64 stream, const float* table, float* out) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count * per_row) return;
     long long r = i / per_row, q = i - r * per_row;
     u32 words[4];
     philox((u64)(rows[r] * pitch + q), stream, key, words);
-    for (int h = 0; h < 8 && 8 * q + h < width; ++h) out[r * width + 8 * q + h] = normal(words, h, table);
+    for (int h = 0; h < 8 && 8 * q + h < columns; ++h) out[r * columns + 8 * q + h] = normal(words, h, table);
 }
 
-// out [rows, width] of +1 and -1; bit b of a block is column 128 q + b, a set bit gives -1
-extern "C" __global__ void sign_rows(const long long* rows, long long count, long long width, long long per_row,
+// out [rows, columns] of +1 and -1; bit b of a block is column 128 q + b, a set bit gives -1.  32 threads per counter, so
+// that neighbours write neighbouring columns: thread `lane` writes bit `lane` of each of the four words.
+extern "C" __global__ void sign_rows(const long long* rows, long long count, long long columns, long long per_row,
                                      u64 key, u64 stream, float* out) {
-    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (i >= count * per_row) return;
-    long long r = i / per_row, q = i - r * per_row;
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x, counter = i >> 5;
+    int lane = (int)(i & 31);
+    if (counter >= count * per_row) return;
+    long long r = counter / per_row, q = counter - r * per_row;
     u32 words[4];
     philox((u64)(rows[r] * per_row + q), stream, key, words);
-    for (int b = 0; b < 128 && 128 * q + b < width; ++b)
-        out[r * width + 128 * q + b] = (words[b >> 5] >> (b & 31)) & 1u ? -1.0f : 1.0f;
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+        long long column = 128 * q + 32 * w + lane;
+        if (column < columns) out[r * columns + column] = (words[w] >> lane) & 1u ? -1.0f : 1.0f;
+    }
 }

@@ -1,5 +1,8 @@
 """Viterbi search of a circular shift-register trellis: the definition, in NumPy.
 
+What runs is trellis_numba.py on the CPU and trellis.cu on a GPU; both must make the decisions of this file.  Source:
+Viterbi, "Error bounds for convolutional codes", 1967; Forney, "The Viterbi algorithm", 1973.
+
 The register is a ring of D = L/k digits of k bits.  Stage j overwrites digit j mod D (digit 0 is the most significant)
 with the new symbol u; the digit it replaces, w, is the oldest one.  Against a register that shifts this only renames
 states, but every stage works in place on long contiguous rows; so that rows stay long for the last digits too, the ring
@@ -16,7 +19,6 @@ Decisions are not stored: they are recomputed on the way back, for the visited s
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -29,8 +31,6 @@ from .base import KernelError
 # distance in the D stages that such a state lives, drifts down by at most 2 RANGE more.
 RANGE = 4000
 UNREACHED = -20000
-SCRATCH = 1 << 29  # bytes of metrics that all threads may hold together
-THREADED = 15  # constraint length from which threads help; with shorter rows they wait for the interpreter lock
 
 Shorts = NDArray[np.int16]
 Integers = NDArray[np.int64]
@@ -42,12 +42,18 @@ def max_score(constraint_length: int, k: int) -> int:
 
 
 def check(shape: tuple[int, ...], lengths: Integers, constraint_length: int, k: int) -> None:
-    """Raises KernelError unless scores of this shape, with these lengths, describe trellises."""
+    """Raise KernelError unless these arguments describe trellises.
+
+    shape    that of the scores, [stages of all trellises, labels]
+    lengths  int64 [T], stages of each trellis
+    """
     if len(shape) != 2 or shape[1] < 2 or shape[1] & (shape[1] - 1):
         raise KernelError("scores must have the shape [stages, labels], the number of labels a power of two")
     if (len(lengths) and lengths.min() < 1) or lengths.sum() != shape[0]:
         raise KernelError("every trellis needs at least one stage, and all of them as many as there are scores")
-    if k < 1 or constraint_length < k or constraint_length % k or constraint_length // k > RANGE // 100:
+    if k not in (1, 2, 4):
+        raise KernelError("k must be 1, 2 or 4 bits per stage")
+    if constraint_length < k or constraint_length % k or constraint_length // k > RANGE // 100:
         raise KernelError("the constraint length must be a positive multiple of k, at most 40 k")
 
 
@@ -91,31 +97,20 @@ def path_labels(symbols: Integers, lengths: Integers, constraint_length: int, k:
     return (rest % labels + by_top * (rest // labels) + by_symbol * (symbols - symbol(digits))) % labels
 
 
-def search_many(
-    scores: Shorts, lengths: Integers, constraint_length: int, k: int, flush: int, threads: int
+def search_reference(
+    scores: Shorts, lengths: Integers, constraint_length: int, k: int, flush: int
 ) -> tuple[NDArray[np.uint8], Integers]:
-    """Backend.trellis_search (base.py) for NumPy arrays, the trellises shared out among threads."""
+    """Backend.trellis_search (base.py) for NumPy arrays: the form that tests hold the compiled ones to.
+
+    scores int16 [N, M], lengths int64 [T] -> (symbols uint8 [N], sums int64 [T]).  Raises KernelError.
+    """
     check(scores.shape, lengths, constraint_length, k)
-    symbols, metric = np.zeros(len(scores), np.uint8), np.zeros(len(lengths), np.int64)
-    if not len(lengths):
-        return symbols, metric
-    ends, longest = np.cumsum(lengths), int(lengths.max())
-    if constraint_length < THREADED:
-        threads = 1
-    threads = max(1, min(threads, len(lengths), SCRATCH // (2 * longest << constraint_length)))
-
-    def run(first: int) -> None:
-        viterbi = Viterbi(constraint_length, k, scores.shape[1], longest)
-        for t in range(first, len(lengths), threads):
-            rows = slice(ends[t] - lengths[t], ends[t])
-            symbols[rows], metric[t] = viterbi.search(scores[rows], flush)
-
-    if threads == 1:
-        run(0)
-    else:  # NumPy releases the interpreter lock inside add and max
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(run, range(threads)))
-    return symbols, metric
+    symbols, sums = np.zeros(len(scores), np.uint8), np.zeros(len(lengths), np.int64)
+    viterbi = Viterbi(constraint_length, k, scores.shape[1], int(lengths.max(initial=1)))
+    for t, end in enumerate(np.cumsum(lengths)):
+        rows = slice(end - lengths[t], end)
+        symbols[rows], sums[t] = viterbi.search(scores[rows], flush)
+    return symbols, sums
 
 
 class Viterbi:

@@ -1,7 +1,8 @@
 """Reverse-channel coders: how one sample of N(mu, I) is sent in about KL bits.
 
 ``get_coder("pfr")`` is the Poisson functional representation, chunk by chunk; ``get_coder("trellis")`` codes a whole
-step as one codeword.  Both are described in design order by docs/decisions/0010-trellis-coder.md and its neighbours.
+step as one codeword.  Equations: docs/method/reverse-channel.md.  Reading order: interface.py, pfr.py or trellis.py,
+then what they use: coordinate_rows.py, codebook.py, rotation.py, index_code.py (PFR), trellis_format.py (trellis).
 """
 
 from __future__ import annotations
@@ -9,23 +10,24 @@ from __future__ import annotations
 from typing import Any
 
 from .interface import CoderError, InputError, PayloadError, ReverseChannelCoder
+from .pfr import PfrCoder
+from .trellis import TrellisCoder
 
 __all__ = ["CoderError", "InputError", "PayloadError", "ReverseChannelCoder", "coder_names", "get_coder"]
+
+CODERS: dict[str, type[PfrCoder] | type[TrellisCoder]] = {"pfr": PfrCoder, "trellis": TrellisCoder}
 
 
 def coder_names() -> list[str]:
     """Names that get_coder knows."""
-    return ["pfr", "trellis"]
+    return list(CODERS)
 
 
 def get_coder(name: str, **options: Any) -> ReverseChannelCoder:
     """The coder called `name`; options are those of PfrCoder and TrellisCoder.  Raises InputError."""
-    if name == "pfr":
-        from . import pfr
-
-        return pfr.make(**options)
-    if name == "trellis":
-        from . import trellis
-
-        return trellis.make(**options)
-    raise InputError(f"unknown reverse-channel coder {name!r}; available: {', '.join(coder_names())}")
+    if name not in CODERS:
+        raise InputError(f"unknown reverse-channel coder {name!r}; available: {', '.join(coder_names())}")
+    unknown = sorted(set(options) - set(CODERS[name].__dataclass_fields__))
+    if unknown:
+        raise InputError(f"the {name} coder has no option {unknown[0]!r}")
+    return CODERS[name](**options)

@@ -18,8 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...kernels import Backend, CpuBackend, get_backend
-from .batch import Work, run
+from ...kernels import Backend, get_backend
 
 Vector = NDArray[np.float32] | Tensor
 Buffer = bytes | bytearray | memoryview
@@ -81,26 +80,30 @@ class ReverseChannelCoder(Protocol):
     def encode_many(
         self, mus: Sequence[Vector], bits: Sequence[float], keys: Sequence[int]
     ) -> list[tuple[bytes, Vector]]:
-        """`encode` for several steps or images, in few large searches; payloads and samples as from `encode`, unless
-        the rounding of a larger matrix product moves a choice between candidates that are as good as equal.
-        """
+        """`encode` for several steps, images or coded groups, one after the other; lists of equal length."""
         ...
 
     def decode_many(
         self, payloads: Sequence[Buffer], sizes: Sequence[int], bits: Sequence[float], keys: Sequence[int],
         *, like: Vector | None = None,
     ) -> list[Vector]:
-        """`decode` for several steps or images."""
+        """`decode` for several steps, images or coded groups; lists of equal length."""
         ...
 
     def for_step(self, bits: float) -> ReverseChannelCoder:
-        """The coder for the parts of a step that carry `bits` together: what it searches may depend on that sum."""
+        """The coder for the groups of a step that carry `bits` together: what it searches may depend on that sum."""
         ...
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step: its size d, KL budget in bits, key, and the kernels that code it."""
+class SharedStep:
+    """What sender and receiver both know of a step.
+
+    size     number of coordinates d
+    bits     KL budget in bits
+    key      shared secret of the step
+    backend  kernels of the device that codes it
+    """
 
     size: int
     bits: float
@@ -108,9 +111,9 @@ class Step:
     backend: Backend
 
     @classmethod
-    def of(cls, size: int, bits: float, key: int, device: torch.device) -> Step:
+    def of(cls, size: int, bits: float, key: int, device: torch.device) -> SharedStep:
         """A step on a device; raises InputError if a number is not acceptable."""
-        return cls(*check_step(size, bits, key), backend_for(device))
+        return cls(*check_step(size, bits, key), get_backend(device=device))
 
 
 def check_step(size: int, bits: float, key: int) -> tuple[int, float, int]:
@@ -157,43 +160,33 @@ def device_of(like: Vector | None) -> torch.device:
     return like.device if isinstance(like, Tensor) else torch.device("cpu")
 
 
-def backend_for(device: torch.device) -> Backend:
-    """CuPy kernels on a GPU that has them, else the reference operations on that device."""
-    if device.type == "cuda":
-        backend = get_backend()
-        return backend if backend.name == "cuda" else CpuBackend(device)
-    return CpuBackend(device)
-
-
 class Coder(abc.ABC):
-    """The calls of ReverseChannelCoder that are the same for every coder: arguments checked, many steps at once."""
+    """The calls of ReverseChannelCoder that are the same for every coder: arguments checked, lists looped over."""
 
     def encode(self, mu: Vector, bits: float, key: int) -> tuple[bytes, Vector]:
         """See ReverseChannelCoder.encode."""
-        return self.encode_many([mu], [bits], [key])[0]
+        tensor = as_tensor(mu)
+        payload, sample = self._encode(tensor, SharedStep.of(len(tensor), bits, key, tensor.device))
+        return payload, as_kind(sample, mu)
 
     def encode_many(
         self, mus: Sequence[Vector], bits: Sequence[float], keys: Sequence[int]
     ) -> list[tuple[bytes, Vector]]:
         """See ReverseChannelCoder.encode_many."""
         check_lengths(mus, bits, keys)
-        works = []
-        for mu, budget, key in zip(mus, bits, keys, strict=True):
-            tensor = as_tensor(mu)
-            works.append(self._encode(tensor, Step.of(len(tensor), budget, key, tensor.device)))
-        return [(payload, as_kind(x, mu)) for (payload, x), mu in zip(run(works), mus, strict=True)]
+        return [self.encode(*step) for step in zip(mus, bits, keys, strict=True)]
 
     def decode(
         self, payload: Buffer, size: int, bits: float, key: int, *, like: Vector | None = None
     ) -> Vector:
         """See ReverseChannelCoder.decode."""
-        return as_kind(self._decode(payload, Step.of(size, bits, key, device_of(like))), like)
+        return as_kind(self._decode(payload, SharedStep.of(size, bits, key, device_of(like))), like)
 
     def decode_many(
         self, payloads: Sequence[Buffer], sizes: Sequence[int], bits: Sequence[float], keys: Sequence[int],
         *, like: Vector | None = None,
     ) -> list[Vector]:
-        """See ReverseChannelCoder.decode_many; nothing is searched, so one step after the other."""
+        """See ReverseChannelCoder.decode_many."""
         check_lengths(payloads, sizes, bits, keys)
         return [self.decode(*step, like=like) for step in zip(payloads, sizes, bits, keys, strict=True)]
 
@@ -202,11 +195,11 @@ class Coder(abc.ABC):
         return self
 
     @abc.abstractmethod
-    def _encode(self, mu: Tensor, step: Step) -> Work[tuple[bytes, Tensor]]:
-        """(payload, sample float32 [d] on the device of mu), as work for `batch.run`."""
+    def _encode(self, mu: Tensor, step: SharedStep) -> tuple[bytes, Tensor]:
+        """(payload, sample float32 [d] on the device of mu); mu float32 [d], checked."""
 
     @abc.abstractmethod
-    def _decode(self, payload: Buffer, step: Step) -> Tensor:
+    def _decode(self, payload: Buffer, step: SharedStep) -> Tensor:
         """The sample float32 [d] on the step's device; raises PayloadError."""
 
 
@@ -230,5 +223,5 @@ def exp2(x: float) -> float:
 
 
 def variance_of(kind: Variance, bits: float, size: int) -> float:
-    """v of p = N(0, v I): 1, or 2^(2 bits / d), for which d/2 log2 v = bits (reverse_channel.md, section 4)."""
+    """v of p = N(0, v I): 1, or 2^(2 bits / d), for which d/2 log2 v = bits (docs/method/reverse-channel.md, eq. 3)."""
     return 1.0 if kind == "unit" else exp2(2.0 * bits / size)

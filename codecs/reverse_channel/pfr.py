@@ -1,36 +1,34 @@
 """Poisson functional representation in chunks: the coder of the DiffC paper, searched by matrix products.
 
-reverse_channel.md, section 2.  The coordinates are dealt to chunks of equal expected KL; per chunk, candidates z_i ~ p
-arrive at times t_i (a unit Poisson process) and the one of least log t_i - log w_i is sent, w = q / p (Li and El Gamal,
-"Strong functional representation lemma", 2018).  The chunk's candidates are one base codebook with signs of their own
-(scoring="gemm": all chunks of a step are one GEMM), or fresh draws that are never stored (scoring="fused").  The
-codebook of the first form is a constant of (candidates, width) where chunks are wide enough for the signs to make the
-draws unrelated, and a function of the key where they are not.
+The coordinates are dealt to chunks of equal expected KL; per chunk, candidates z_i ~ p arrive at times t_i (a unit
+Poisson process) and the one of least log t_i - log w_i is sent, w = q / p (Li and El Gamal, "Strong functional
+representation lemma", 2018).  The chunk's candidates are one base codebook with signs of their own (scoring="gemm": all
+chunks of a step are one GEMM), or fresh draws that are never stored (scoring="fused").  The codebook of the first form
+is a constant where chunks have coordinates enough for the signs to make the draws unrelated, and a function of the key
+where they have not.  Equations: docs/method/reverse-channel.md, section 2.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ...kernels import Backend
+from ...kernels import Backend, get_backend
 from . import interface as base
-from .batch import Work
-from .codebook import Codebook, Layout
+from .codebook import Codebook
+from .coordinate_rows import CoordinateRows, equal_edges
 from .index_code import MODELS, IndexCode, IndexModel, index_code
 from .rotation import rotate, rotate_back
-from .trellis_plan import deal
 
 # Streams of the step's key; the round of the search is added to CODEBOOK.
 ROTATION, CODEBOOK, SIGNS, FRESH, TIMES, OFFSET = (tag << 32 for tag in range(16, 22))
 
 ROUND = 1 << 16  # candidates that are scored at once; further ones reuse the codebook with new signs
-CONSTANT_WIDTH = 16  # chunks at least this wide share one constant codebook
+CONSTANT_COLUMNS = 16  # chunks at least this wide share one constant codebook
 EXACT_PADDING, TRUNCATED_PADDING = 8, 2  # log2 of the candidates beyond the chunk's KL
 MISSED = 1e-4  # exact search ends when this few later candidates are expected to win
 SCORES = 1 << 25  # scores held at once, 128 MiB
@@ -39,9 +37,15 @@ ROWS = 64  # chunks times rounds that an exact search scores together after its 
 
 @dataclass(frozen=True)
 class Chunks:
-    """How a step is split: chunks of `kl` bits each, rows of `layout`; `candidates` per chunk at most."""
+    """How a step is split into chunks.
 
-    layout: Layout
+    rows        coordinates of each chunk
+    kl          expected KL of each chunk in bits
+    candidates  per chunk at most
+    variance    v of the candidates' law p = N(0, v I)
+    """
+
+    rows: CoordinateRows
     kl: float
     candidates: int
     variance: float
@@ -49,7 +53,7 @@ class Chunks:
     @property
     def count(self) -> int:
         """Number of chunks."""
-        return len(self.layout.bounds) - 1
+        return len(self.rows.edges) - 1
 
     @property
     def round(self) -> int:
@@ -59,7 +63,7 @@ class Chunks:
     @property
     def constant(self) -> bool:
         """Whether the codebook is a constant: chunks are so wide that their signs alone make fresh candidates."""
-        return self.layout.blocks * self.layout.width >= CONSTANT_WIDTH
+        return self.rows.blocks * self.rows.columns >= CONSTANT_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -99,14 +103,14 @@ class PfrCoder(base.Coder):
         if self.variance not in ("calibrated", "unit"):
             raise base.InputError("the variance must be 'calibrated' or 'unit'")
 
-    def _encode(self, mu: Tensor, step: base.Step) -> Work[tuple[bytes, Tensor]]:
+    def _encode(self, mu: Tensor, step: base.SharedStep) -> tuple[bytes, Tensor]:
         chunks = self._chunks(step.size, step.bits)
-        target = chunks.layout.pad(rotate(mu, _rotation(step.backend, step.size, step.key)))
-        index = yield from self._search(step.backend, chunks, target, step.key)
+        target = chunks.rows.pad(rotate(mu, _rotation(step.backend, step.size, step.key)))
+        index = self._search(step.backend, chunks, target, step.key)
         payload = self._code(chunks).encode(index.tolist())
         return payload, self._sample(step.backend, chunks, index, step.size, step.key)
 
-    def _decode(self, payload: base.Buffer, step: base.Step) -> Tensor:
+    def _decode(self, payload: base.Buffer, step: base.SharedStep) -> Tensor:
         chunks = self._chunks(step.size, step.bits)
         indices, used = self._code(chunks).decode(payload, chunks.count)
         if len(payload) != -(-used // 8):
@@ -140,13 +144,13 @@ class PfrCoder(base.Coder):
             candidates = self.candidates
         else:
             candidates = 1 << math.ceil(kl) + (EXACT_PADDING if self.mode == "exact" else TRUNCATED_PADDING)
-        bounds = torch.from_numpy(deal(size, count))
-        return Chunks(Layout(bounds), kl, candidates, base.variance_of(self.variance, bits, size))
+        rows = CoordinateRows(torch.from_numpy(equal_edges(size, count)))
+        return Chunks(rows, kl, candidates, base.variance_of(self.variance, bits, size))
 
     def _code(self, chunks: Chunks) -> IndexCode:
         return index_code(self.index_model, chunks.kl, chunks.candidates)
 
-    def _search(self, backend: Backend, chunks: Chunks, target: Tensor, key: int) -> Work[Tensor]:
+    def _search(self, backend: Backend, chunks: Chunks, target: Tensor, key: int) -> Tensor:
         """Index of the winning candidate of each chunk, int64 [n]."""
         v = chunks.variance
         shrink = 1.0 - 1.0 / v
@@ -156,17 +160,16 @@ class PfrCoder(base.Coder):
         active = torch.arange(chunks.count, device=backend.device)
         # Moments of ln w under q (nats), for the stopping bound; ln w = score + constant.
         energy = target.double().square().sum((1, 2))
-        length = chunks.layout.lengths.to(backend.device, torch.float64)
+        length = chunks.rows.lengths.to(backend.device, torch.float64)
         constant = 0.5 * (length * math.log(v) - energy)
         mean = 0.5 * (energy / v - shrink * length + length * math.log(v))
-        spread = (energy / v**2 + 0.5 * shrink**2 * length).clamp(min=1e-12).sqrt()
+        std = (energy / v**2 + 0.5 * shrink**2 * length).clamp(min=1e-12).sqrt()
         now, number, rounds = 0.0, 0, -(-chunks.candidates // chunks.round)
         while number < rounds and len(active):
             together = 1 if number == 0 else min(rounds - number, max(1, ROWS // len(active)))
             times = _arrivals(backend, key, number, together * chunks.round, now)
             times[chunks.candidates - number * chunks.round :] = torch.inf  # the last round may be a partial one
-            now = float(times[-1])
-            log_times = times.log().to(backend.device, torch.float32)
+            log_times = times.log().to(torch.float32)
             first = number * chunks.round
             if self.scoring == "fused":
                 top, where = backend.fused_pfr(
@@ -174,18 +177,20 @@ class PfrCoder(base.Coder):
                 )
                 top, where = top[active], where[active]
             else:
-                top, where = yield from self._best_of_rounds(
+                top, where = self._best_of_rounds(
                     backend, chunks, scaled, active, number, log_times, key
                 )
             better = top > best[active]
             index[active] = torch.where(better, where + first, index[active])
             best[active] = torch.where(better, top, best[active])
             number += together
+            if number < rounds:
+                now = float(times[-1])
             if self.mode == "exact" and number < rounds:
                 # later winners expected: integral over t > now of P_p(w > t / theta), theta = exp(-best) the score to
                 # beat, is at most theta P_q(w > now / theta); ln w is taken as normal
                 log_theta = -(best.double() + constant)[active]
-                tail = torch.special.ndtr(-(math.log(now) - log_theta - mean[active]) / spread[active])
+                tail = torch.special.ndtr(-(math.log(now) - log_theta - mean[active]) / std[active])
                 active = active[log_theta.exp() * tail > MISSED]
         return index
 
@@ -198,16 +203,16 @@ class PfrCoder(base.Coder):
         number: int,
         log_times: Tensor,
         key: int,
-    ) -> Work[tuple[Tensor, Tensor]]:
+    ) -> tuple[Tensor, Tensor]:
         """(score, candidate from round `number` on) of the best candidate for each active chunk.
 
         All rounds that log_times covers are scored at once: another round is another row of signs.
         """
-        layout, v = chunks.layout, chunks.variance
-        shape, width = (-1, layout.blocks, layout.width), layout.blocks * layout.width
-        distinct, which = torch.unique(layout.lengths, return_inverse=True)
+        rows, v = chunks.rows, chunks.variance
+        shape, row_size = (-1, rows.blocks, rows.columns), rows.blocks * rows.columns
+        distinct, which = torch.unique(rows.lengths, return_inverse=True)
         which = which.to(backend.device)
-        offset = _offset(backend, chunks, key)
+        offset = _offset(chunks, key)
         log_times = log_times.view(-1, chunks.round).roll(offset, 1)  # from candidates to rows of the codebook
         tops, wheres = [], []
         rounds = torch.arange(len(log_times), device=backend.device)
@@ -216,10 +221,10 @@ class PfrCoder(base.Coder):
             matrix = _matrix(backend, codebook)
             energy = codebook.energies(matrix, distinct) * (0.5 * (v - 1.0))
             pairs = torch.cartesian_prod(group, active).view(-1, 2)
-            for part in pairs.split(max(1, SCORES // (chunks.round * layout.blocks))):
+            for part in pairs.split(max(1, SCORES // (chunks.round * rows.blocks))):
                 r, chunk = part.unbind(1)
-                signs = backend.sign_rows(key, SIGNS, (number + r) * chunks.count + chunk, width)
-                scores = yield from codebook.scoring(matrix, scaled[chunk] * signs.view(shape))
+                signs = backend.sign_rows(key, SIGNS, (number + r) * chunks.count + chunk, row_size)
+                scores = codebook.scores(matrix, scaled[chunk] * signs.view(shape))
                 scores.sub_(energy[which[chunk]]).sub_(log_times[r])
                 top, where = scores.max(1)
                 tops.append(top)
@@ -230,18 +235,18 @@ class PfrCoder(base.Coder):
 
     def _sample(self, backend: Backend, chunks: Chunks, index: Tensor, size: int, key: int) -> Tensor:
         """The sample that the indices int64 [n] stand for, float32 [d]."""
-        layout, chunk = chunks.layout, torch.arange(chunks.count, device=backend.device)
-        width = layout.blocks * layout.width
+        rows, chunk = chunks.rows, torch.arange(chunks.count, device=backend.device)
+        row_size = rows.blocks * rows.columns
         if self.scoring == "fused":
-            z = backend.normal_rows(key, FRESH, index * chunks.count + chunk, width)
+            z = backend.normal_rows(key, FRESH, index * chunks.count + chunk, row_size)
         else:
-            number, row = index // chunks.round, (index + _offset(backend, chunks, key)) % chunks.round
-            z = backend.sign_rows(key, SIGNS, number * chunks.count + chunk, width)
+            number, row = index // chunks.round, (index + _offset(chunks, key)) % chunks.round
+            z = backend.sign_rows(key, SIGNS, number * chunks.count + chunk, row_size)
             for r in torch.unique(number).tolist():
                 here = number == r
                 words = _codebook(backend, chunks, r, key).codewords(row[here])
-                z[here] *= words.view(-1, width)
-        flat = layout.unpad(z.view(chunks.count, layout.blocks, layout.width))
+                z[here] *= words.view(-1, row_size)
+        flat = rows.unpad(z.view(chunks.count, rows.blocks, rows.columns))
         return rotate_back(flat * math.sqrt(chunks.variance), _rotation(backend, size, key))
 
 
@@ -249,23 +254,21 @@ def _rotation(backend: Backend, size: int, key: int) -> Tensor:
     return backend.sign_rows(key, ROTATION, torch.zeros(1, dtype=torch.int64, device=backend.device), size)[0]
 
 
-def _offset(backend: Backend, chunks: Chunks, key: int) -> int:
+def _offset(chunks: Chunks, key: int) -> int:
     """Row of the codebook that is the first candidate.
 
     Early candidates win most often; without an offset the norms of a constant codebook's first rows would show in
     every sample.
     """
-    return int(backend.random_words(key, OFFSET, torch.zeros(1, dtype=torch.int64, device=backend.device))[0, 0]) % (
-        chunks.round
-    )
+    return int(get_backend("cpu").random_words(key, OFFSET, torch.zeros(1, dtype=torch.int64))[0, 0]) % chunks.round
 
 
 def _codebook(backend: Backend, chunks: Chunks, number: int, key: int) -> Codebook:
     """The codebook of one round: a constant for wide chunks, fresh for narrow ones, where signs are too few."""
-    layout = chunks.layout
+    rows = chunks.rows
     if chunks.constant:
-        return Codebook(backend, 0, CODEBOOK, chunks.round, layout.blocks, layout.width)
-    return Codebook(backend, key, CODEBOOK + number, chunks.round, layout.blocks, layout.width)
+        return Codebook(backend, 0, CODEBOOK, chunks.round, rows.blocks, rows.columns)
+    return Codebook(backend, key, CODEBOOK + number, chunks.round, rows.blocks, rows.columns)
 
 
 _constant: dict[tuple[torch.device, int], Tensor] = {}  # the widest matrix of each number of rows that was asked for
@@ -277,23 +280,15 @@ def _matrix(backend: Backend, codebook: Codebook) -> Tensor:
         return codebook.matrix()
     place = backend.device, codebook.size
     known = _constant.get(place)
-    if known is None or known.shape[1] < codebook.width:
+    if known is None or known.shape[1] < codebook.columns:
         _constant.clear()
-        width = -(-codebook.width // 64) * 64
-        known = _constant[place] = Codebook(backend, 0, CODEBOOK, codebook.size, 1, width).matrix()
-    return known[:, : codebook.width]
+        columns = -(-codebook.columns // 64) * 64
+        known = _constant[place] = Codebook(backend, 0, CODEBOOK, codebook.size, 1, columns).matrix()
+    return known[:, : codebook.columns]
 
 
 def _arrivals(backend: Backend, key: int, number: int, count: int, now: float) -> Tensor:
-    """Arrival times after `now`, float64 [count]; only the encoder needs them."""
+    """Arrival times of a unit Poisson process after `now`, float64 [count]; only the encoder needs them."""
     counters = torch.arange(-(-count // 4), dtype=torch.int64, device=backend.device)
-    words = backend.random_words(key, TIMES + number, counters).cpu().numpy().reshape(-1)[:count]
-    return torch.from_numpy(now + np.cumsum(-np.log((words + 0.5) / 2.0**32)))
-
-
-def make(**options: Any) -> PfrCoder:
-    """The coder with `options`; raises InputError for an unknown one."""
-    unknown = set(options) - set(PfrCoder.__dataclass_fields__)
-    if unknown:
-        raise base.InputError(f"the pfr coder has no option {sorted(unknown)[0]!r}")
-    return PfrCoder(**options)
+    words = backend.random_words(key, TIMES + number, counters).reshape(-1)[:count]
+    return now + ((words.double() + 0.5) / 2.0**32).log().neg().cumsum(0)

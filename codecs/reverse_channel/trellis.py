@@ -1,15 +1,16 @@
 """The trellis coder: a whole step as one codeword of fixed length (or a few, for very large steps).
 
-reverse_channel.md, section 3.  Every stage of the trellis owns some coordinates and k bits; a branch carries a label
-that stands for a Gaussian vector; the Viterbi search maximises log q(z) / p(z) over all paths, and the symbols of the
-best path are the payload.  The search sees mu only through inner products, so everything orthogonal to mu stays exactly
-N(0, I) and only the projection of the sample on mu has a smaller spread than a true draw.
+Every stage of the trellis owns some coordinates and k bits; a branch carries a label that stands for a Gaussian vector;
+the Viterbi search maximises log q(z) / p(z) over all paths, and the symbols of the best path are the payload.  The
+search sees mu only through inner products, so everything orthogonal to mu stays exactly N(0, I), and only the
+projection of the sample on mu has a smaller variance than a true draw.
+Trellis-coded quantisation of memoryless sources: Marcellin and Fischer, 1990; here the code words are random and the
+distortion is the log-likelihood ratio.  Equations: docs/method/reverse-channel.md, section 3.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -18,13 +19,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...kernels import Backend
+from ...kernels import get_backend
 from ...kernels.trellis import max_score, path_labels
 from . import interface as base
-from .batch import Work
-from .codebook import Codebook, Layout
+from .codebook import Codebook
+from .coordinate_rows import CoordinateRows
 from .rotation import rotate, rotate_back
-from .trellis_plan import BRANCHES, Group, Layer, Plan, automatic_length, make_plan
+from .trellis_format import (
+    BRANCHES,
+    CodewordGroup,
+    RefinementLayer,
+    StepFormat,
+    automatic_constraint_length,
+    step_format,
+)
 
 # Streams of the step's key.  Layer l of a step adds l to the last two.
 DITHER, ROTATION, CODEBOOK, SIGNS = (tag << 32 for tag in range(1, 5))
@@ -59,35 +67,35 @@ class TrellisCoder(base.Coder):
         if self.variance not in ("calibrated", "unit"):
             raise base.InputError("the variance must be 'calibrated' or 'unit'")
 
-    def _encode(self, mu: Tensor, step: base.Step) -> Work[tuple[bytes, Tensor]]:
-        plan = self._plan(step.size, step.bits, step.key)
+    def _encode(self, mu: Tensor, step: base.SharedStep) -> tuple[bytes, Tensor]:
+        coded = self._format(step.size, step.bits, step.key)
         signs = _signs(step, ROTATION)
         target = rotate(mu, signs)
         total = torch.zeros_like(target)
         payload = b""
-        for index, layer in enumerate(plan.layers):
-            part, sample = yield from self._encode_layer(step, plan, index, layer, target * layer.gain)
+        for index, layer in enumerate(coded.layers):
+            part, sample = self._encode_layer(step, coded, index, layer, target * layer.gain)
             payload += part
             sample.mul_(layer.noise)
             total.add_(sample * layer.weight)
             target = (target - sample) * layer.shrink
         return payload, rotate_back(total, signs)
 
-    def _decode(self, payload: base.Buffer, step: base.Step) -> Tensor:
-        plan = self._plan(step.size, step.bits, step.key)
-        if len(payload) != plan.bytes:
-            raise base.PayloadError(f"the payload of this step has {plan.bytes} bytes, not {len(payload)}")
+    def _decode(self, payload: base.Buffer, step: base.SharedStep) -> Tensor:
+        coded = self._format(step.size, step.bits, step.key)
+        if len(payload) != coded.num_bytes:
+            raise base.PayloadError(f"the payload of this step has {coded.num_bytes} bytes, not {len(payload)}")
         total = torch.zeros(step.size, device=step.backend.device)
         data, start = np.frombuffer(bytes(payload), np.uint8), 0
-        for index, layer in enumerate(plan.layers):
-            sample = self._decode_layer(step, plan, index, layer, data[start : start + layer.bytes])
-            start += layer.bytes
+        for index, layer in enumerate(coded.layers):
+            sample = self._decode_layer(step, coded, index, layer, data[start : start + layer.num_bytes])
+            start += layer.num_bytes
             total.add_(sample.mul_(layer.noise) * layer.weight)
         return rotate_back(total, _signs(step, ROTATION))
 
     def fixed_size(self, size: int, bits: float, key: int) -> int:
         """See ReverseChannelCoder.fixed_size."""
-        return self._plan(*base.check_step(size, bits, key)).bytes
+        return self._format(*base.check_step(size, bits, key)).num_bytes
 
     def payload_size(self, buffer: base.Buffer, size: int, bits: float, key: int) -> int:
         """See ReverseChannelCoder.payload_size."""
@@ -104,132 +112,96 @@ class TrellisCoder(base.Coder):
 
     def for_step(self, bits: float) -> Self:
         """See ReverseChannelCoder.for_step; fixes the constraint length."""
-        length = self.constraint_length or automatic_length(bits, self.k, self.branches)
+        length = self.constraint_length or automatic_constraint_length(bits, self.k, self.branches)
         return replace(self, constraint_length=length)
 
-    def _plan(self, size: int, bits: float, key: int) -> Plan:
-        word = base.backend_for(torch.device("cpu")).random_words(key, DITHER, torch.zeros(1, dtype=torch.int64))[0, 0]
-        length = self.constraint_length or automatic_length(bits, self.k, self.branches)
-        return make_plan(size, bits, int(word) / 2.0**32, length, self.k, self.variance)
+    def _format(self, size: int, bits: float, key: int) -> StepFormat:
+        word = get_backend("cpu").random_words(key, DITHER, torch.zeros(1, dtype=torch.int64))[0, 0]
+        length = self.constraint_length or automatic_constraint_length(bits, self.k, self.branches)
+        return step_format(size, bits, int(word) / 2.0**32, length, self.k, self.variance)
 
-    def _codebook(self, step: base.Step, index: int, layout: Layout) -> Codebook:
-        return Codebook(step.backend, step.key, CODEBOOK + index, self.labels // 2, layout.blocks, layout.width)
+    def _codebook(self, step: base.SharedStep, index: int, rows: CoordinateRows) -> Codebook:
+        return Codebook(step.backend, step.key, CODEBOOK + index, self.labels // 2, rows.blocks, rows.columns)
 
     def _encode_layer(
-        self, step: base.Step, plan: Plan, index: int, layer: Layer, mu: Tensor
-    ) -> Work[tuple[bytes, Tensor]]:
+        self, step: base.SharedStep, coded: StepFormat, index: int, layer: RefinementLayer, mu: Tensor
+    ) -> tuple[bytes, Tensor]:
         """Payload and sample ~ N(mu, I) of one layer, in rotated coordinates."""
-        if layer.bytes == 0:
-            return b"", self._decode_layer(step, plan, index, layer, np.zeros(0, np.uint8))
-        deviation = math.sqrt(layer.variance)
+        if layer.num_bytes == 0:
+            return b"", self._decode_layer(step, coded, index, layer, np.zeros(0, np.uint8))
+        std = math.sqrt(layer.variance)
         sample = _signs(step, SIGNS + index)
-        target = (mu * sample).mul_(deviation)
+        target = (mu * sample).mul_(std)
         payload = b""
         matrix: Tensor | None = None
-        for group in layer.groups(plan, self.labels):
-            codebook = self._codebook(step, index, group.layout)
-            if matrix is None or matrix.shape[1] != codebook.width:
+        for group in layer.groups(coded, self.labels):
+            codebook = self._codebook(step, index, group.rows)
+            if matrix is None or matrix.shape[1] != codebook.columns:
                 matrix = codebook.matrix()
-            scores = yield from codebook.scoring(matrix, group.layout.pad(target[group.coordinates]))
-            limit = max_score(plan.constraint_length, self.k)
-            whole = _quantised(scores, codebook, matrix, group.layout, layer.variance, limit)
-            del scores  # the search may wait for those of other steps
-            symbols = yield Search(step.backend, whole, group.stages, plan.constraint_length, self.k, plan.flush)
+            scores = codebook.scores(matrix, group.rows.pad(target[group.coordinates]))
+            limit = max_score(coded.constraint_length, self.k)
+            whole = _quantised(scores, codebook, matrix, group.rows, layer.variance, limit)
+            stages = torch.from_numpy(group.stages)
+            found, _ = step.backend.trellis_search(whole, stages, coded.constraint_length, self.k, coded.flush)
+            symbols = found.cpu().numpy()
             payload += group.pack(symbols)
-            sample[group.coordinates] *= self._words(plan, group, codebook, symbols, matrix)
-        return payload, sample.mul_(deviation)
+            sample[group.coordinates] *= self._words(coded, group, codebook, symbols, matrix)
+        return payload, sample.mul_(std)
 
     def _decode_layer(
-        self, step: base.Step, plan: Plan, index: int, layer: Layer, payload: NDArray[np.uint8]
+        self, step: base.SharedStep, coded: StepFormat, index: int, layer: RefinementLayer, payload: NDArray[np.uint8]
     ) -> Tensor:
         """The layer's sample, in rotated coordinates."""
-        deviation = math.sqrt(layer.variance)
-        if layer.bytes == 0:  # nothing is sent: a shared draw from p
+        std = math.sqrt(layer.variance)
+        if layer.num_bytes == 0:  # nothing is sent: a shared draw from p
             row = torch.zeros(1, dtype=torch.int64, device=step.backend.device)
-            return step.backend.normal_rows(step.key, CODEBOOK + index, row, plan.size)[0].mul_(deviation)
+            return step.backend.normal_rows(step.key, CODEBOOK + index, row, coded.size)[0].mul_(std)
         sample = _signs(step, SIGNS + index)
         start = 0
-        for group in layer.groups(plan, self.labels):
-            end = start + sum(group.bytes)
-            codebook = self._codebook(step, index, group.layout)
-            few = 2 * int(group.stages.sum()) * group.layout.blocks < self.labels
+        for group in layer.groups(coded, self.labels):
+            end = start + sum(group.num_bytes)
+            codebook = self._codebook(step, index, group.rows)
+            few = 2 * int(group.stages.sum()) * group.rows.blocks < self.labels
             matrix = None if few else codebook.matrix()
-            sample[group.coordinates] *= self._words(plan, group, codebook, group.unpack(payload[start:end]), matrix)
+            sample[group.coordinates] *= self._words(coded, group, codebook, group.unpack(payload[start:end]), matrix)
             start = end
-        return sample.mul_(deviation)
+        return sample.mul_(std)
 
     def _words(
-        self, plan: Plan, group: Group, codebook: Codebook, symbols: NDArray[Any], matrix: Tensor | None
+        self, coded: StepFormat, group: CodewordGroup, codebook: Codebook, symbols: NDArray[Any], matrix: Tensor | None
     ) -> Tensor:
         """The codewords along the paths of a group, float32 [its coordinates]."""
-        chosen = path_labels(symbols.astype(np.int64), group.stages, plan.constraint_length, self.k, self.labels)
+        chosen = path_labels(symbols.astype(np.int64), group.stages, coded.constraint_length, self.k, self.labels)
         label = torch.from_numpy(chosen).to(codebook.backend.device)
         words = codebook.codewords(label % codebook.size, matrix)
         words *= (1.0 - 2.0 * (label >= codebook.size))[:, None, None]  # labels come in antipodal pairs
-        return group.layout.unpad(words)
+        return group.rows.unpad(words)
 
 
-@dataclass(frozen=True, eq=False)
-class Search:
-    """Asks for the best paths (symbols uint8 [N], NumPy) through trellises; arguments as in Backend.trellis_search."""
-
-    backend: Backend
-    scores: Tensor
-    lengths: NDArray[np.int64]
-    constraint_length: int
-    k: int
-    flush: int
-
-    @property
-    def kind(self) -> tuple[object, ...]:
-        """See batch.Request."""
-        return self.backend.device, self.constraint_length, self.k, self.flush, self.scores.shape[1]
-
-    @property
-    def nbytes(self) -> int:
-        """See batch.Request."""
-        return self.scores.nbytes
-
-    def answer(self, requests: Sequence[Search]) -> list[NDArray[np.uint8]]:
-        """See batch.Request: all trellises in one search."""
-        scores = torch.cat([request.scores for request in requests]) if len(requests) > 1 else self.scores
-        lengths = torch.from_numpy(np.concatenate([request.lengths for request in requests]))
-        symbols, _ = self.backend.trellis_search(scores, lengths, self.constraint_length, self.k, self.flush)
-        return np.split(symbols.cpu().numpy(), np.cumsum([len(request.scores) for request in requests])[:-1])
-
-
-def _signs(step: base.Step, stream: int) -> Tensor:
+def _signs(step: base.SharedStep, stream: int) -> Tensor:
     row = torch.zeros(1, dtype=torch.int64, device=step.backend.device)
     return step.backend.sign_rows(step.key, stream, row, step.size)[0]
 
 
 def _quantised(
-    scores: Tensor, codebook: Codebook, matrix: Tensor, layout: Layout, variance: float, limit: int
+    scores: Tensor, codebook: Codebook, matrix: Tensor, rows: CoordinateRows, variance: float, limit: int
 ) -> Tensor:
     """Scores of all labels, int16 [R, M] within +-limit, from the products float32 [R, M / 2], which are overwritten.
 
     log q / p of a codeword and its negative is +-<mu, z> - (v - 1) |z|^2 / 2 and a constant.  The scale is common to
     all rows, so the sum along a path keeps its meaning; a unit is about a hundredth of a deviation.
     """
-    rows, half = scores.shape
-    distinct, where = torch.unique(layout.lengths, return_inverse=True)
+    count, half = scores.shape
+    distinct, where = torch.unique(rows.lengths, return_inverse=True)
     energy = codebook.energies(matrix, distinct) * (0.5 * (variance - 1.0))
     energy -= energy.mean(1, keepdim=True)  # a constant per stage moves no path
     low, high = scores.aminmax()
     scale = limit / (torch.maximum(-low, high) + energy.abs().max()).clamp(min=1e-30)
-    whole = torch.empty(rows, 2 * half, dtype=torch.int16, device=scores.device)
+    whole = torch.empty(count, 2 * half, dtype=torch.int16, device=scores.device)
     energy, where = energy.mul_(scale), where.to(scores.device)
-    for first in range(0, rows, 256):  # pieces that stay in the cache
+    for first in range(0, count, 256):  # pieces that stay in the cache
         piece = slice(first, first + 256)
         part, offset, out = scores[piece].mul_(scale), energy[where[piece]], whole[piece]
         out[:, :half] = (part - offset).round_()
         out[:, half:] = part.add_(offset).neg_().round_()
     return whole
-
-
-def make(**options: Any) -> TrellisCoder:
-    """The coder with `options`; raises InputError for an unknown one."""
-    unknown = set(options) - set(TrellisCoder.__dataclass_fields__)
-    if unknown:
-        raise base.InputError(f"the trellis coder has no option {sorted(unknown)[0]!r}")
-    return TrellisCoder(**options)

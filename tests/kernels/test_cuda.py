@@ -1,7 +1,7 @@
-"""The CuPy kernels: compiled by NVRTC everywhere, run as C++ where there is a compiler, on a GPU where there is one.
+"""The CuPy kernels: run as C++ where there is a compiler, on a GPU where there is one.
 
 The C++ run puts the very .cu source behind a shim that turns a block into std::threads; it checks the logic, the GPU
-tests (marker gpu) check the rest.
+tests (marker gpu) check the rest.  What needs neither: test_cuda_compile.py, test_launch.py and test_backends.py.
 """
 
 import ctypes
@@ -14,28 +14,9 @@ import torch
 
 from diffpress.kernels import get_backend
 from diffpress.kernels.cuda import source
+from diffpress.kernels.launch import decision_bytes
 from diffpress.kernels.normal import normal_table
 from diffpress.kernels.trellis import label_steps
-
-FILES = ["philox.cu", "pfr.cu", "trellis.cu"]
-
-
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("options", [[], ["-DK=1"], ["-DK=4"]])
-def test_compiles_with_nvrtc(name, options):
-    nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason="needs cuda.bindings (comes with torch on Linux)")
-    if options and name != "trellis.cu":
-        pytest.skip("only the trellis has options")
-    error, program = nvrtc.nvrtcCreateProgram(source(name).encode(), name.encode(), 0, [], [])
-    assert error == nvrtc.nvrtcResult.NVRTC_SUCCESS
-    flags = [b"--std=c++17", b"--fmad=false", b"--gpu-architecture=compute_80", *[o.encode() for o in options]]
-    (result,) = nvrtc.nvrtcCompileProgram(program, len(flags), flags)
-    # NVRTC writes into this object; one byte longer than needed, because Python shares all bytes objects of length one
-    log = b" " * (nvrtc.nvrtcGetProgramLogSize(program)[1] + 1)
-    nvrtc.nvrtcGetProgramLog(program, log)
-    assert result == nvrtc.nvrtcResult.NVRTC_SUCCESS, log.decode()
-    assert b"warning" not in log, log.decode()
-
 
 SHIM = """
 #include <barrier>
@@ -44,6 +25,7 @@ SHIM = """
 #include <vector>
 #include <algorithm>
 #define __device__
+#define __launch_bounds__(threads)
 #define __global__
 #define __forceinline__ inline
 #define __restrict__
@@ -82,23 +64,23 @@ extern "C" void run_normals(const long long* rows, long long n, long long width,
 }
 extern "C" void run_signs(const long long* rows, long long n, long long width, long long per_row, u64 key, u64 stream,
                           float* out) {
-    launch((n * per_row + 3) / 4, 1, 4, [=] { sign_rows(rows, n, width, per_row, key, stream, out); });
+    launch(n * per_row, 1, 32, [=] { sign_rows(rows, n, width, per_row, key, stream, out); });
 }
 """
 ENTRY_PFR = """
 extern "C" void run_pfr(const float* mu, long long n, long long width, u64 key, u64 stream, long long first,
                         long long count, const float* times, float energy, long long tile, const float* table,
                         float* best, long long* index) {
-    launch((count + tile - 1) / tile, n, 32, [=] {
+    launch(n, (count + tile - 1) / tile, 32, [=] {
         fused_pfr(mu, n, width, key, stream, first, count, times, energy, tile, table, best, index); });
 }
 """
 ENTRY_TRELLIS = """
-extern "C" void run_trellis(const short* scores, const long long* starts, long long T, long long M, long long by_symbol,
-                            long long by_top, int L, int flush, int in_shared, int* spare, unsigned char* decisions,
+extern "C" void run_trellis(const short* scores, const long long* starts, long long T, int log_labels, int by_symbol,
+                            int by_top, int L, int flush, int in_shared, int* spare, Choices* decisions,
                             unsigned char* symbols, long long* total) {
-    launch(T, 1, 8, [=] { trellis_search(scores, starts, M, by_symbol, by_top, L, flush, in_shared, spare, decisions,
-                                         symbols, total); });
+    launch(T, 1, 8, [=] { trellis_search(scores, starts, log_labels, by_symbol, by_top, L, flush, in_shared, spare,
+                                         decisions, symbols, total); });
 }
 """
 
@@ -117,7 +99,7 @@ def library(tmp_path_factory):
         trellis = source("trellis.cu").removeprefix(common)
         trellis = trellis.replace("extern __shared__ int shared_metrics[];", "static int shared_metrics[65536];")
         trellis += ENTRY_TRELLIS
-        for name in ("trellis_search", "run_trellis", "turned"):
+        for name in ("trellis_search", "run_trellis", "turned", "Choices"):
             trellis = trellis.replace(name, f"{name}_{k}")
         parts.append(f"#undef K\n#undef SYMBOLS\n#undef UNREACHED\n#define K {k}\n{trellis}")
     path = folder / "all.cpp"
@@ -173,10 +155,10 @@ def test_trellis_source_equals_cpu(library, length, k, flush, in_shared):
     scores = rng.integers(-9, 10, (15, 16)).astype(np.int16)  # few values, so that ties occur
     lengths = np.array([9, 6])
     symbols, total = np.zeros(15, np.uint8), np.zeros(2, np.int64)
-    spare, decisions = np.zeros((2, 1 << length), np.int32), np.zeros((15, 1 << length), np.uint8)
+    spare, decisions = np.zeros((2, 1 << length), np.int32), np.zeros((15, decision_bytes(length, k)), np.uint8)
     starts = np.array([0, 9, 15])
     getattr(library, f"run_trellis_{k}")(
-        pointer(scores), pointer(starts), wide(2), wide(16), *map(wide, label_steps(16, k)), length, flush, in_shared,
+        pointer(scores), pointer(starts), wide(2), 4, *label_steps(16, k), length, flush, in_shared,
         pointer(spare), pointer(decisions), pointer(symbols), pointer(total),
     )  # fmt: skip
     path, best = get_backend("cpu").trellis_search(*map(torch.from_numpy, (scores, lengths)), length, k, flush)

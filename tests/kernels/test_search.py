@@ -5,9 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from diffpress.kernels import KernelError, get_backend
-from diffpress.kernels.trellis import max_score, path_labels, search_many
+from diffpress.kernels.trellis import max_score, path_labels, search_reference
+from diffpress.kernels.trellis_numba import search_many
 
 
 def path_score(scores, symbols, length, k):
@@ -23,7 +26,7 @@ def path_score(scores, symbols, length, k):
 def test_viterbi_is_exhaustive_search(length, k, stages, flush, labels):
     rng = np.random.default_rng(length * k)
     scores = rng.integers(-99, 100, (stages, labels)).astype(np.int16)
-    path, total = search_many(scores, np.array([stages]), length, k, flush, 1)
+    path, total = search_reference(scores, np.array([stages]), length, k, flush)
     every = itertools.product(*[range(1 << k)] * (stages - flush))
     best = max(path_score(scores, (*free, *[0] * flush), length, k) for free in every)
     assert total[0] == best
@@ -53,10 +56,42 @@ def test_long_paths_at_the_largest_scores_do_not_overflow():
         top = max_score(length, k)
         scores = np.random.default_rng(length).choice([-top, top], (400, 64)).astype(np.int16)
         scores[300:] = -top  # and falls again
-        path, total = search_many(scores, np.array([400]), length, k, flush, 1)
+        path, total = search_reference(scores, np.array([400]), length, k, flush)
         assert total[0] == path_score(scores, path, length, k)
         assert total[0] > 150 * top
         assert (path[400 - flush :] == 0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.sampled_from([(k * digits, k) for k in (1, 2, 4) for digits in (1, 2, 3, 5, 6, 8) if k * digits <= 16]),
+    log_labels=st.integers(1, 12),
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    flush=st.integers(0, 5),
+    few=st.booleans(),
+    threads=st.integers(1, 3),
+    seed=st.integers(0, 1 << 30),
+)
+def test_compiled_search_makes_the_decisions_of_the_reference(shape, log_labels, lengths, flush, few, threads, seed):
+    """Few distinct scores, so that ties occur, or scores as large as they may be."""
+    length, k = shape
+    top = 2 if few else max_score(length, k)
+    size = sum(lengths), 1 << log_labels
+    scores = np.random.default_rng(seed).integers(-top, top + 1, size).astype(np.int16)
+    path, total = search_many(scores, np.array(lengths), length, k, flush, threads)
+    expected, best = search_reference(scores, np.array(lengths), length, k, flush)
+    assert np.array_equal(path, expected)
+    assert np.array_equal(total, best)
+
+
+@pytest.mark.parametrize(("length", "k", "stages", "labels"), [(16, 2, 504, 2048), (14, 2, 90, 2048), (18, 2, 40, 256)])
+def test_compiled_search_at_the_sizes_in_use(length, k, stages, labels):
+    noise = np.random.default_rng(length).standard_normal((stages, labels))
+    scores = np.clip(100 * noise, -max_score(length, k), max_score(length, k)).astype(np.int16)
+    path, total = search_many(scores, np.array([stages]), length, k, 4, 1)
+    expected, best = search_reference(scores, np.array([stages]), length, k, 4)
+    assert np.array_equal(path, expected)
+    assert np.array_equal(total, best)
 
 
 def test_trellises_of_different_length_are_independent():

@@ -56,7 +56,7 @@ def zipf(bits: float) -> NDArray[np.float64]:
 
 
 def main() -> None:
-    """Write the table beside prefix_code.py."""
+    """Write the table beside index_code.py."""
     rng = np.random.default_rng(20261121)
     grid = np.arange(1, int(MAX_KL * GRID) + 1) / GRID
     laws = np.array([[tabulated(bits, rng) for bits in grid], [zipf(bits) for bits in grid]])

@@ -1,4 +1,4 @@
-"""Measure FACTORS of trellis_plan.py: bits to spend per bit of KL that the search delivers, at low rates.
+"""Measure FACTORS of trellis_format.py: bits to spend per bit of KL that the search delivers, at low rates.
 
     OMP_NUM_THREADS=1 python codecs/reverse_channel/tools/measure_factors.py [--bits 24000]
 
@@ -17,14 +17,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from diffpress.codecs.reverse_channel.trellis_plan import (
+from diffpress.codecs.reverse_channel.trellis_format import (
     BUDGETS,
     CODEWORD_STAGES,
     FLUSH,
     METRICS,
     stage_bounds,
 )
-from diffpress.kernels.trellis import max_score, search_many
+from diffpress.kernels.trellis import max_score
+from diffpress.kernels.trellis_numba import search_many
 
 LABELS, K = 2048, 2
 
@@ -46,7 +47,7 @@ def factor(length: int, spent: int, runs: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """One line per constraint length and codeword, then the table for trellis_plan.py."""
+    """One line per constraint length and codeword, then the table for trellis_format.py."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bits", type=int, default=24000, help="bits spent per cell")
     parser.add_argument("--lengths", type=int, nargs="+", default=[10, 12, 14, 16], help="constraint lengths")

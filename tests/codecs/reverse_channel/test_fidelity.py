@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from diffpress.codecs.reverse_channel import get_coder
-from diffpress.codecs.reverse_channel.codebook import Codebook, Layout
+from diffpress.codecs.reverse_channel.codebook import Codebook
+from diffpress.codecs.reverse_channel.coordinate_rows import CoordinateRows
 from diffpress.codecs.reverse_channel.index_code import MODELS, IndexCode, class_of, index_of, raw_bits
 from diffpress.codecs.reverse_channel.rotation import rotate, rotate_back
-from diffpress.codecs.reverse_channel.trellis_plan import stage_bounds
+from diffpress.codecs.reverse_channel.trellis_format import stage_bounds
 from diffpress.kernels import get_backend
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -70,7 +71,7 @@ def test_samples_are_mu_plus_white_unit_noise(name, options, size, bits, count, 
 
 
 def test_truncation_delivers_less():
-    """Why exact is the default: 2^(D + 2) candidates deliver a shrunken mean (notes/published_code.md)."""
+    """Why exact is the default: 2^(D + 2) candidates deliver a shrunken mean (docs/decisions/0011-pfr.md)."""
     mu, samples = draws("pfr", {"chunk_bits": 7, "mode": "truncated"}, 200, 7.0, 150)
     assert 0.7 < (samples @ mu).mean() / (mu @ mu) < 0.95
 
@@ -118,16 +119,16 @@ def test_rotation_is_orthogonal_and_evens_out_energy():
 
 def test_codebook_blocks_equal_direct_scoring():
     backend = get_backend("cpu")
-    layout = Layout(torch.tensor([0, 1300, 2600]))
-    codebook = Codebook(backend, 3, 4, 64, layout.blocks, layout.width)
+    rows = CoordinateRows(torch.tensor([0, 1300, 2600]))
+    codebook = Codebook(backend, 3, 4, 64, rows.blocks, rows.columns)
     mu = backend.normal_rows(5, 6, torch.arange(1), 2600)[0]
-    padded = layout.pad(mu)
+    padded = rows.pad(mu)
     every = torch.stack([codebook.codewords(torch.tensor([i, i])) for i in range(64)], 1)
     direct = (every.double() * padded.double()[:, None]).sum((2, 3))
     assert torch.allclose(codebook.scores(codebook.matrix(), padded).double(), direct, atol=2e-3)
     energy = every[0].double().flatten(1)[:, :1300].square().sum(1)
     assert torch.allclose(codebook.energies(codebook.matrix(), torch.tensor([1300]))[0].double(), energy, atol=2e-2)
-    assert torch.equal(layout.unpad(padded), mu)
+    assert torch.equal(rows.unpad(padded), mu)
     assert torch.equal(codebook.codewords(torch.tensor([7]), codebook.matrix()), codebook.codewords(torch.tensor([7])))
 
 
@@ -141,7 +142,7 @@ def test_stage_bounds_ramp_up_and_cover():
 
 
 def test_overhead_of_the_trellis_in_closed_loop():
-    """Bits at equal MSE above ideal sampling, 200-bit steps on a small white source: below 10 % (issue 3).
+    """Bits at equal MSE above ideal sampling, 200-bit steps on a small white source: below 10 %.
 
     Measured 2026-11-21: see docs/decisions/0010-trellis-coder.md.
     """

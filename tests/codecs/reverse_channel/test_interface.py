@@ -3,15 +3,13 @@
 import hashlib
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
-from diffpress.codecs.reverse_channel import CoderError, InputError, PayloadError, batch, get_coder
+from diffpress.codecs.reverse_channel import CoderError, InputError, PayloadError, get_coder
 from diffpress.codecs.reverse_channel.interface import exp2
-from diffpress.kernels import CpuBackend
 
 CODERS = [
     ("trellis", {"constraint_length": 8}),
@@ -134,64 +132,6 @@ def test_many(name):
     assert all(np.array_equal(s, pair[1]) for s, pair in zip(decoded, pairs, strict=True))
     with pytest.raises(InputError, match="equal length"):
         coder.encode_many(mus, bits, [1])
-
-
-def test_many_steps_are_few_searches(monkeypatch):
-    """The chunks of a batch of images are one product, their trellises one search; in order, whatever fits together."""
-    calls = []
-    for name in ("codebook_scores", "trellis_search"):
-        original = getattr(CpuBackend, name)
-
-        def counted(self, scores, other, *rest, name=name, original=original):
-            calls.append((name, len(other)))
-            return original(self, scores, other, *rest)
-
-        monkeypatch.setattr(CpuBackend, name, counted)
-    sizes, bits = [600, 900, 600, 30], [20.0, 40.0, 21.0, 60.0]
-    mus = [mean_for(size, b, size) for size, b in zip(sizes, bits, strict=True)]
-    pfr = get_coder("pfr", mode="truncated", candidates=1 << 10, chunk_bits=10)
-    pairs = pfr.encode_many(mus[:3], bits[:3], [1, 2, 3])
-    assert calls == [("codebook_scores", 2 + 4 + 3)]
-    calls.clear()
-    trellis = get_coder("trellis", constraint_length=8)
-    pairs += trellis.encode_many(mus, bits, [1, 2, 3, 4])  # the last one has no flush, a search of its own
-    assert [call for call in calls if call[0] == "trellis_search"] == [("trellis_search", 3), ("trellis_search", 1)]
-    coders = [pfr] * 3 + [trellis] * 4
-    for coder, (payload, sample), size, b, key in zip(
-        coders, pairs, sizes[:3] + sizes, bits[:3] + bits, [1, 2, 3, 1, 2, 3, 4], strict=True
-    ):
-        assert np.array_equal(coder.decode(payload, size, b, key, like=sample), sample)
-
-
-def test_waiting_steps_are_bounded_and_errors_pass_through():
-    """A large request does not wait for others, and every step is finished once, in order."""
-    most = [0]
-
-    @dataclass(frozen=True)
-    class Ask:
-        number: int
-        nbytes: int = batch.PENDING // 3 + 1
-        kind: int = 0
-
-        def answer(self, requests):
-            most[0] = max(most[0], len(requests))
-            return [request.number + 100 for request in requests]
-
-    def work(number):
-        first = yield Ask(number)
-        second = yield Ask(first)
-        return first, second
-
-    assert batch.run([work(number) for number in range(10)]) == [(100 + n, 200 + n) for n in range(10)]
-    assert most[0] == 3
-    assert batch.run([]) == []
-
-    def broken():
-        yield Ask(1)
-        raise InputError("no")
-
-    with pytest.raises(InputError, match="no"):
-        batch.run([work(1), broken()])
 
 
 @pytest.mark.parametrize("name", ["pfr", "trellis"])

@@ -1,7 +1,8 @@
-"""The arithmetic of a trellis step that both sides must agree on: bytes, layers, codewords and stages.
+"""The format of a trellis step, on which both sides must agree: bytes, refinement layers, codewords and stages.
 
 Everything follows from (size, bits, key) by integer or correctly rounded float64 arithmetic, so that every machine
-makes the same plan.  No randomness is drawn here and no sample is touched.
+finds the same format.  No randomness is drawn here and no sample is touched.  Equations:
+docs/method/reverse-channel.md, sections 3 and 4.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .codebook import Layout
+from .coordinate_rows import CoordinateRows, equal_edges
 from .interface import Variance, exp2
 
 FLUSH = 4  # last stages, which shift in no new bits
@@ -27,8 +28,6 @@ CODEWORD_STAGES = 1 << 11  # and stages at most; longer codewords deliver no mor
 GROUP_SCORES = 1 << 25  # scores held at once, 64 MiB as 16-bit integers
 BRANCHES = 8e9  # default of TrellisCoder.branches, about 3 s of one core
 RAMP_STAGES = 20  # the early stages that own fewer coordinates are at most this many
-
-Payload = bytes  # the classes below have a field of that name
 
 # Bits to spend per bit of KL so that the search delivers the step's KL, at these budgets per codeword and for these
 # constraint lengths; linear in between.  Measured open loop by tools/measure_factors.py.
@@ -42,17 +41,18 @@ FACTORS = {
 
 
 @dataclass(frozen=True)
-class Group:
+class CodewordGroup:
     """Codewords that are searched in one call.
 
     first, last  the coordinates they own, in rotated order
-    bytes        payload bytes of each codeword
-    stages       stages of each codeword, flush included
+    num_bytes    payload bytes of each codeword
+    k            bits per stage
+    flush        last stages of each codeword, which carry no bits
     """
 
     first: int
     last: int
-    bytes: tuple[int, ...]
+    num_bytes: tuple[int, ...]
     k: int
     flush: int
 
@@ -64,24 +64,24 @@ class Group:
     @property
     def stages(self) -> NDArray[np.int64]:
         """Stages of each codeword, flush included, int64 [codewords]."""
-        return 8 // self.k * np.array(self.bytes) + self.flush
+        return 8 // self.k * np.array(self.num_bytes) + self.flush
 
     @cached_property
-    def layout(self) -> Layout:
-        """The stages of all codewords, one behind the other, as rows of coordinates."""
-        bounds = [np.zeros(1, np.int64)]
-        edges = deal(self.last - self.first, len(self.bytes))
-        for c, stages in enumerate(self.stages.tolist()):
-            bounds.append(edges[c] + stage_bounds(int(edges[c + 1] - edges[c]), stages)[1:])
-        return Layout(torch.from_numpy(np.concatenate(bounds)))
+    def rows(self) -> CoordinateRows:
+        """The coordinates of every stage; the stages of all codewords one behind the other."""
+        stage_edges = [np.zeros(1, np.int64)]
+        codeword_edges = equal_edges(self.last - self.first, len(self.num_bytes))
+        for start, size, stages in zip(codeword_edges, np.diff(codeword_edges), self.stages, strict=False):
+            stage_edges.append(start + stage_bounds(int(size), int(stages))[1:])
+        return CoordinateRows(torch.from_numpy(np.concatenate(stage_edges)))
 
-    def pack(self, symbols: NDArray[np.uint8]) -> Payload:
-        """Payload of symbols uint8 [stages of all codewords]."""
+    def pack(self, symbols: NDArray[np.uint8]) -> bytes:
+        """Payload of the symbols uint8 [stages of all codewords], the first symbol in a byte's highest bits."""
         free = symbols[self._free()].reshape(-1, 8 // self.k).astype(np.int64)
         return (free << self._shifts()).sum(1).astype(np.uint8).tobytes()
 
     def unpack(self, payload: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Symbols int64 [stages of all codewords]; the inverse of `pack`."""
+        """The inverse of `pack`: uint8 [bytes] -> symbols int64 [stages of all codewords]."""
         symbols = np.zeros(int(self.stages.sum()), np.int64)
         free = (payload.astype(np.int64)[:, None] >> self._shifts()) & ((1 << self.k) - 1)
         symbols[self._free()] = free.reshape(-1)
@@ -97,47 +97,44 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One round of successive refinement; a step below LAYER_RATE bits per coordinate has exactly one.
+class RefinementLayer:
+    """One layer of successive refinement (Equitz and Cover, 1991).
+
+    A step below LAYER_RATE bits per coordinate has exactly one layer.
 
     With target t and sample s ~ N(gain t, I) of marginal variance `variance`, the step's sample gains
     weight * noise * s, and the next layer's target is shrink * (t - noise s).
     """
 
-    bytes: int
+    num_bytes: int
     variance: float
     gain: float = 1.0
     noise: float = 1.0
     weight: float = 1.0
     shrink: float = 1.0
 
-    def groups(self, plan: Plan, labels: int) -> Iterator[Group]:
+    def groups(self, step: StepFormat, labels: int) -> Iterator[CodewordGroup]:
         """The codewords of a layer of at least one byte, in groups of bounded memory."""
-        longest = min(CODEWORD_STAGES, METRICS >> plan.constraint_length) * plan.k // 8
-        count = -(-self.bytes // longest)
-        sizes = np.diff(deal(self.bytes, count)).tolist()
-        edges = deal(plan.size, count)
-        per_group = max(1, GROUP_SCORES // (labels * (8 // plan.k * max(sizes) + plan.flush)))
+        longest = min(CODEWORD_STAGES, METRICS >> step.constraint_length) * step.k // 8
+        count = -(-self.num_bytes // longest)
+        sizes = np.diff(equal_edges(self.num_bytes, count)).tolist()
+        edges = equal_edges(step.size, count)
+        per_group = max(1, GROUP_SCORES // (labels * (8 // step.k * max(sizes) + step.flush)))
         for c in range(0, count, per_group):
             end = min(c + per_group, count)
-            yield Group(int(edges[c]), int(edges[end]), tuple(sizes[c:end]), plan.k, plan.flush)
+            yield CodewordGroup(int(edges[c]), int(edges[end]), tuple(sizes[c:end]), step.k, step.flush)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a step of `size` coordinates is coded in `bytes` bytes."""
+class StepFormat:
+    """How a step of `size` coordinates is coded in `num_bytes` bytes, layer after layer."""
 
     size: int
-    bytes: int
+    num_bytes: int
     constraint_length: int
     k: int
     flush: int
-    layers: tuple[Layer, ...]
-
-
-def deal(total: int, parts: int) -> NDArray[np.int64]:
-    """Edges int64 [parts + 1] of nearly equal integer shares of `total`."""
-    return np.arange(parts + 1, dtype=np.int64) * total // parts
+    layers: tuple[RefinementLayer, ...]
 
 
 def stage_bounds(size: int, stages: int) -> NDArray[np.int64]:
@@ -145,7 +142,7 @@ def stage_bounds(size: int, stages: int) -> NDArray[np.int64]:
 
     Early stages get fewer coordinates, in proportion to min(1, 0.1 + j / ramp), ramp 0.35 of the stages or RAMP_STAGES:
     with equal stages a tree of n bits loses 3 / (2 theta) ln n, with energy growing along it a third of that
-    (reverse_channel.md, section 3).
+    (docs/method/reverse-channel.md, eq. 8).
     """
     ramp = min(0.35 * stages, RAMP_STAGES)
     weight = np.minimum(1000, 100 + ((np.arange(stages) + 0.5) * 1000 / ramp).astype(np.int64))
@@ -153,7 +150,7 @@ def stage_bounds(size: int, stages: int) -> NDArray[np.int64]:
     return (2 * total * size + total[-1]) // (2 * total[-1])
 
 
-def spend_factor(bits: float, constraint_length: int) -> float:
+def bits_per_kl(bits: float, constraint_length: int) -> float:
     """Bits to spend per bit of KL in one codeword of `bits` bits of KL."""
     factors = FACTORS[min(max(constraint_length // 2 * 2, 10), 16)]
     if bits <= BUDGETS[0]:
@@ -164,7 +161,7 @@ def spend_factor(bits: float, constraint_length: int) -> float:
     return factors[-1]
 
 
-def automatic_length(bits: float, k: int, branches: float) -> int:
+def automatic_constraint_length(bits: float, k: int, branches: float) -> int:
     """The largest of three constraint lengths that keeps the search of a step within `branches`, else the smallest."""
     for length in (16, 14):
         if bits / k * 2.0 ** (length + k) <= branches:
@@ -172,10 +169,10 @@ def automatic_length(bits: float, k: int, branches: float) -> int:
     return 12
 
 
-def make_plan(
+def step_format(
     size: int, bits: float, dither: float, constraint_length: int, k: int, variance: Variance
-) -> Plan:
-    """The plan of a step; `dither` in [0, 1) is shared randomness.
+) -> StepFormat:
+    """The format of a step of `size` coordinates and `bits` bits of KL; `dither` in [0, 1) is shared randomness.
 
     The budget is rounded to whole bytes with the dither, so that many small steps spend on average what they should
     (a step that gets no byte is a shared draw from p).
@@ -183,7 +180,7 @@ def make_plan(
     rate = bits / size
     count = max(1, math.ceil(rate / LAYER_RATE)) if variance == "calibrated" else 1
     surplus = 1.0 + LAYER_SURPLUS * (count - 1) / count
-    total = math.floor(bits * surplus * spend_factor(bits / count, constraint_length) / 8.0 + dither)
+    total = math.floor(bits * surplus * bits_per_kl(bits / count, constraint_length) / 8.0 + dither)
     early = (1.0 + LAYER_SURPLUS) / surplus / count  # share of every layer but the last
     edges = [math.floor(total * early * i) for i in range(count)] + [total]
     layers = []
@@ -193,7 +190,7 @@ def make_plan(
         share = edges[i + 1] - edges[i]
         v = exp2(2.0 * left) if variance == "calibrated" else 1.0
         if i == count - 1:
-            layers.append(Layer(share, v, weight=weight))
+            layers.append(RefinementLayer(share, v, weight=weight))
             break
         # z = z1 + z2, independent under p, var z2 = v2 with v2 + 1 = 2^(2 rate left after this layer).  Given mu,
         # z1 ~ N(mu x / v, noise), x = v - v2; given mu and z1, z2 ~ N(c (mu - z1), c), c = v2 / (v2 + 1).
@@ -201,7 +198,7 @@ def make_plan(
         v2 = exp2(2.0 * rate * (count - i - 1) / count) - 1.0
         x = v - v2
         noise = x - (v - 1.0) * (x / v) * (x / v)
-        deviation, shrink = math.sqrt(noise), math.sqrt(v2 / (v2 + 1.0))
-        layers.append(Layer(share, x / noise, x / v / deviation, deviation, weight, shrink))
+        noise_std, shrink = math.sqrt(noise), math.sqrt(v2 / (v2 + 1.0))
+        layers.append(RefinementLayer(share, x / noise, x / v / noise_std, noise_std, weight, shrink))
         weight *= shrink
-    return Plan(size, total, constraint_length, k, FLUSH if rate <= FLUSH_RATE else 0, tuple(layers))
+    return StepFormat(size, total, constraint_length, k, FLUSH if rate <= FLUSH_RATE else 0, tuple(layers))
