@@ -51,6 +51,7 @@ class BitsBack:
 
     name = "bitsback"
     suffix = ".bb"
+    lossless = True  # see codecs.base.Lossless
 
     def __init__(
         self, model: Prior, preset: str | None = None, portable: bool = False, tile: int | None = None

@@ -265,6 +265,8 @@ class DiffC:
         params = self._params(header)
         if params.lossless and len(before) == count - 1:
             return exact_size(rest)
+        if not rest:  # behind every segment, an empty one too, there is at least a checksum
+            raise container.Truncated("no room for a segment")
         return parse_segment(self.chain, header, count, before, rest).size
 
     def ideal_curve(self, image: Tensor, segments: Sequence[int], *, lossless: bool = False) -> list[IdealPoint]:

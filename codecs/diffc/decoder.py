@@ -37,13 +37,12 @@ def parse_segment(
 ) -> ParsedStep:
     """The segment at the start of `data`, of `count` that the file announces, behind the segments `before`.
 
-    Raises container.Truncated where `data` is too short to tell, CodecError where it makes no sense.
+    A segment of a step in which nothing is sent may be empty.  Raises container.Truncated where `data` is too short to
+    tell, CodecError where it makes no sense.
     """
     params, number = HeaderParams.from_bytes(header.params), len(before)
     if number >= len(chain.schedules[params.preset].timesteps):
         raise CodecError("it announces more steps than its preset has")
-    if not data:
-        raise container.Truncated("no room for a segment")
     partial = params.partial if number == count - params.lossless - 1 else 0
     step = chain.step(params, number, chain.prior.shape((header.height, header.width)), partial)
     codes, position = params.read_codes(before, data, len(step.groups))

@@ -7,7 +7,8 @@ raised to what the error makes of it)::
 
     KL(t -> s) = d / 2 log2(1 + (SNR_s - SNR_t) mse_t)
 
-because the whitened mean difference of q(z_s | z_t, x) and p(z_s | z_t) has |mu|^2 = (SNR_s - SNR_t) |x - x0_hat|^2.
+because the means of q(z_s | z_t, x) and p(z_s | z_t), in units of q's standard deviation, are mu apart with
+|mu|^2 = (SNR_s - SNR_t) |x - x0_hat|^2 (VDM eq. 13 is the mean of |mu|^2 / 2, the KL in nats at q's variance).
 A calibration may also say how that error is spread over subbands (subbands.py); a step is then the sum of its groups.
 How a calibration is made is in calibrate.py; this file only reads it.
 """

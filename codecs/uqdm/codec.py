@@ -44,6 +44,7 @@ class UQDMCodec:
 
     name = "uqdm"
     suffix = ".uqdm"
+    lossless = True  # see codecs.base.Lossless
 
     def __init__(self, model: UQDM, portable: bool = False, reconstruction: Method = "denoise") -> None:
         if not isinstance(model, UQDM):

@@ -38,6 +38,16 @@ def test_quality_rises_with_every_segment(codec: DiffC, photo: torch.Tensor) -> 
     assert qualities[-1] > 35
 
 
+def test_several_images_give_the_files_of_single_ones(codec: DiffC) -> None:
+    """Of two sizes, so that not all share the network's calls, with groups of subbands and without."""
+    images = [synthetic_photo(48, 64), synthetic_photo(16, 16), synthetic_photo(48, 64, seed=1)]
+    for image, stream in zip(images, codec.encode_batch(images, bpp=2.0), strict=True):
+        alone = codec.encode(image, bpp=2.0)
+        assert stream.header == alone.header
+        assert [len(segment) for segment in stream.segments] == [len(segment) for segment in alone.segments]
+        assert psnr(codec.decode(stream), image) == pytest.approx(psnr(codec.decode(alone), image), abs=0.1)
+
+
 @pytest.mark.parametrize("coder", ["trellis", "trellis-quick", "pfr"])
 def test_file_restores_the_encoders_stream(tiny_prior: Path, photo: torch.Tensor, coder: str) -> None:
     codec = DiffC(load_model(tiny_prior, device="cpu"), coder=coder)
