@@ -28,7 +28,7 @@ from pipelines import save_random_pipeline
 
 from diffpress.codecs import container
 from diffpress.codecs.diffc import codec as diffc
-from diffpress.codecs.diffc import header as diffc_plan
+from diffpress.codecs.diffc import header as diffc_header
 from diffpress.lightning_modules import load_model
 
 PUBLISHED = "Published for 12 to 163 steps on an A40, 768 x 512: encode 0.6 to 9.4 s, decode 2.9 to 8.5 s."
@@ -73,7 +73,7 @@ class TimedCoder:
 def with_real_errors(prior: Any, image: torch.Tensor, schedule: Any) -> None:
     """Make `prior.denoise` return x0 plus noise of the calibrated error, after running the network."""
     x0, denoise = prior.encode(image[None]), prior.denoise
-    levels = [prior.num_levels, *schedule.levels[:-1]]
+    levels = [prior.num_levels, *schedule.timesteps[:-1]]
 
     def estimate(z: torch.Tensor, step: int, conditions: Any = None) -> torch.Tensor:
         denoise(z, step, conditions)
@@ -97,8 +97,8 @@ def main() -> None:
     parser.add_argument("--coder", default="trellis")
     given = parser.parse_args()
     clock = Clock(torch.device(given.device))
-    get_coder = diffc_plan.get_coder
-    diffc_plan.get_coder = lambda name, **options: TimedCoder(get_coder(name, **options), clock)  # type: ignore
+    get_coder = diffc_header.get_coder
+    diffc_header.get_coder = lambda name, **options: TimedCoder(get_coder(name, **options), clock)  # type: ignore
     rng = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, given.height // 16, given.width // 16, generator=rng)
     image = torch.nn.functional.interpolate(image, size=(given.height, given.width), mode="bicubic")

@@ -6,6 +6,7 @@ refinement step.  Codecs know no file names; the CLIs know no tensors.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -64,9 +65,21 @@ class Stream:
         return 8 * sum(map(len, self.segments))
 
 
+@dataclass(frozen=True)
+class IdealPoint:
+    """What an ideal coder would reach with `segments` steps: KL in `bits`, without a header, and uint8 [3, H, W]."""
+
+    segments: int
+    bits: float
+    image: torch.Tensor
+
+
 @runtime_checkable
 class Codec(Protocol):
-    """An image codec.  `name` is its registry name, `suffix` the file suffix it writes, dot included."""
+    """An image codec.  `name` is its registry name, `suffix` the file suffix it writes, dot included.
+
+    What only some codecs can do is in the protocols below; ask with isinstance.
+    """
 
     name: str
     suffix: str
@@ -77,6 +90,64 @@ class Codec(Protocol):
 
     def decode(self, stream: Stream, *, segments: int | None = None) -> torch.Tensor:
         """uint8 [3, H, W] from the first `segments` segments (None: all).  Raises CodecError."""
+        ...
+
+
+@runtime_checkable
+class Progressive(Protocol):
+    """A codec that makes complete files of a stream's first segments and decodes many of them in one pass."""
+
+    @property
+    def max_segments(self) -> int:
+        """Segments of its longest streams."""
+        ...
+
+    def prefix(self, stream: Stream, segments: int) -> Stream:
+        """A complete stream of the first `segments` segments, at least one, as if `encode` had stopped there."""
+        ...
+
+    def decode_prefixes(self, stream: Stream, counts: Sequence[int]) -> Iterator[torch.Tensor]:
+        """uint8 [3, H, W] after each of the ascending numbers of segments `counts`, decoded one by one as asked for."""
+        ...
+
+
+@runtime_checkable
+class SelfDelimiting(Protocol):
+    """A codec whose segments tell their own size, so that a file need not store lengths."""
+
+    def segment_size(self, header: Header, count: int, before: Sequence[bytes], rest: memoryview) -> int:
+        """Bytes of the segment at the start of `rest`, of `count` announced ones, behind the segments `before`.
+
+        Raises container.Truncated where `rest` is too short to tell, CodecError where it makes no sense.
+        """
+        ...
+
+
+@runtime_checkable
+class Lossless(Protocol):
+    """A codec that may have a lossless mode: `lossless` says whether it has, with the model it was given."""
+
+    @property
+    def lossless(self) -> bool:
+        """Whether all segments of a lossless stream give the original back."""
+        ...
+
+
+@runtime_checkable
+class Estimating(Protocol):
+    """A codec whose model says what a file should take."""
+
+    def measure(self, image: torch.Tensor) -> tuple[Stream, list[float]]:
+        """The whole stream of uint8 `image` [3, H, W], and the model's estimate for each segment, in bits."""
+        ...
+
+
+@runtime_checkable
+class IdealCoding(Protocol):
+    """A codec that can say what its files would be if an ideal coder wrote them."""
+
+    def ideal_curve(self, image: torch.Tensor, segments: Sequence[int], *, lossless: bool = False) -> list[IdealPoint]:
+        """Points for uint8 `image` [3, H, W] after ascending numbers of steps; of a lossless file's prefixes or not."""
         ...
 
 

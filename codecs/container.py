@@ -3,8 +3,8 @@
 Layout: magic (2), version and codec number (1), model fingerprint (4), height and width (LEB128), number of segments
 (LEB128), codec parameters (a fixed number of bytes per codec), then the segments.  Neighbouring segments form a group
 until it holds GROUP_BYTES; behind each group stands a CRC over header and group, so that small segments share one.
-A codec that can tell a segment's size from its first bytes and the header (`segment_size`) has its segments stored
-bare; others get their length in front, as LEB128.
+A codec that can tell a segment's size from its first bytes and the header (SelfDelimiting) has its segments stored
+bare; others get their length in front, as LEB128.  Codec numbers and their parameter bytes are in registry.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .base import CodecError, Header, ModelMismatch, Stream
+from .base import CodecError, Header, ModelMismatch, SelfDelimiting, Stream
+from .registry import MODEL_CODECS
 
 MAGIC = b"\xd1\xf5"
 VERSION = 1
@@ -24,9 +25,7 @@ LARGE_GROUP_BYTES = 1024  # from here on a group is worth 4 bytes of checksum
 MAX_PIXELS = 1 << 26  # default limit on what a header may announce: 67 megapixels
 MAX_SEGMENTS = 4096
 
-# codec name -> (number in the file, bytes of parameters)
-_CODECS = {"diffc": (1, 2), "uqdm": (2, 1), "bitsback": (3, 4)}
-_NAMES = {number: name for name, (number, _) in _CODECS.items()}
+_NAMES = {entry.file_number: name for name, entry in MODEL_CODECS.items()}
 
 # (header, announced number of segments, segments before, rest of the file) -> bytes of the next segment
 SegmentSize = Callable[[Header, int, Sequence[bytes], memoryview], int]
@@ -49,21 +48,21 @@ class Truncated(CodecError):
 
 
 def write(stream: Stream, codec: Any = None) -> bytes:
-    """The file of `stream`; `codec` (with `segment_size`, or None) decides whether lengths are stored.
+    """The file of `stream`; lengths are stored unless `codec` is SelfDelimiting.
 
     Native streams (JPEG, PNG, ...) are their own file.
     """
     if stream.native:
         return stream.segments[0]
     header = stream.header
-    number, params = _CODECS[header.codec]
+    number, params = MODEL_CODECS[header.codec].file_number, MODEL_CODECS[header.codec].parameter_bytes
     if len(header.params) != params or len(header.fingerprint) != 4:
         raise ValueError(f"a {header.codec} header takes {params} parameter bytes and a 4-byte fingerprint")
     if len(stream.segments) > MAX_SEGMENTS:
         raise CodecError(f"a file holds at most {MAX_SEGMENTS} segments, not {len(stream.segments)}")
     head = MAGIC + bytes([VERSION << 4 | number]) + header.fingerprint
     head += varint(header.height) + varint(header.width) + varint(len(stream.segments)) + header.params
-    bare = hasattr(codec, "segment_size")
+    bare = isinstance(codec, SelfDelimiting)
     out, group = bytearray(head), bytearray()
     for index, segment in enumerate(stream.segments):
         group += segment if bare else varint(len(segment)) + segment
@@ -93,7 +92,7 @@ def peek(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[Header, int, int
         count, offset = read_varint(data, offset)
     except Truncated:
         raise CodecError("the file ends inside its header") from None
-    end = offset + _CODECS[name][1]
+    end = offset + MODEL_CODECS[name].parameter_bytes
     if end > len(data):
         raise CodecError("the file ends inside its header")
     if height == 0 or width == 0 or count > MAX_SEGMENTS:
@@ -106,7 +105,7 @@ def peek(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[Header, int, int
 def read(data: bytes, codec: Any = None, *, max_pixels: int = MAX_PIXELS) -> Stream:
     """The stream in `data`.  A cut file gives its whole segments and a note; a wrong checksum raises DamagedFile."""
     header, count, start = peek(data, max_pixels=max_pixels)
-    size_of: SegmentSize | None = getattr(codec, "segment_size", None)
+    size_of: SegmentSize | None = codec.segment_size if isinstance(codec, SelfDelimiting) else None
     view, head = memoryview(data), data[:start]
     segments: list[bytes] = []
     good, group_start, position = 0, start, start

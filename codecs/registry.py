@@ -1,14 +1,20 @@
-"""Which codecs there are: a new one is its file and one line here."""
+"""Which codecs there are, and how one is opened with its model.
+
+A new codec is its file and one line in CODECS; if it writes files of our format, one in MODEL_CODECS, too.
+Codecs are imported on first use, because some take seconds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
-from .base import Codec, CodecError
+from ..lightning_modules import find_model, load_model
+from ..lightning_modules.identity import fingerprint
+from .base import Codec, CodecError, Header
 
-# name: "module:class"; a module with a dot in front is one of this package.  Imported on first use: some take seconds.
+# name: "module:class"; a module with a dot in front is one of this package
 CODECS = {
     "diffc": ".diffc.codec:DiffC",
     "uqdm": ".uqdm.codec:UQDMCodec",
@@ -28,12 +34,37 @@ CODECS = {
 }
 
 
+class ModelCodec(NamedTuple):
+    """What else belongs to a codec that works with a model and writes files of our format (docs/format.md).
+
+    file_number      what a file calls the codec, 1 to 15
+    parameter_bytes  length of Header.params
+    default_model    shipped model that it takes unless told otherwise
+    """
+
+    file_number: int
+    parameter_bytes: int
+    default_model: str
+
+
+MODEL_CODECS = {
+    "diffc": ModelCodec(1, 2, "diffc-pixel"),
+    "uqdm": ModelCodec(2, 1, "uqdm-photo"),
+    "bitsback": ModelCodec(3, 4, "diffc-pixel"),
+}
+
+
 def codec_names() -> list[str]:
     """Names of all codecs, sorted."""
     return sorted(CODECS)
 
 
-def codec_class(name: str) -> Callable[..., Any]:
+def default_model(name: str) -> str | None:
+    """The shipped model of the codec called `name`; None for a codec that takes no model."""
+    return MODEL_CODECS[name].default_model if name in MODEL_CODECS else None
+
+
+def codec_class(name: str) -> Any:
     """The class of the codec called `name`; raises CodecError."""
     if name not in CODECS:
         raise CodecError(f"unknown codec {name!r}; available: {', '.join(codec_names())}")
@@ -44,3 +75,51 @@ def codec_class(name: str) -> Callable[..., Any]:
 def get_codec(name: str, **options: Any) -> Codec:
     """The codec called `name`, built with `options` (e.g. ``model=load_model(folder)`` for diffc and uqdm)."""
     return codec_class(name)(**options)
+
+
+def open_codec(
+    name: str, model: str | None, device: str | None, options: dict[str, Any], loading: dict[str, Any] | None = None
+) -> Codec:
+    """The codec called `name` with its model loaded; raises CodecError or ModelError, also for unknown options.
+
+    model    folder or name as of find_model; None: the codec's own
+    device   "cpu", "cuda", ...; None: a GPU where there is one
+    options  of the codec's constructor; `loading`, of load_model
+    """
+    factory, loading = codec_class(name), loading or {}
+    known = inspect.signature(factory).parameters
+    foreign = [option for option in options if option not in known]
+    if name not in MODEL_CODECS:
+        foreign += [*(["model"] if model is not None else []), *loading]
+    for option in foreign:
+        raise CodecError(f"--{option.replace('_', '-')} does not apply to --codec {name}")
+    if name not in MODEL_CODECS:
+        return factory(**options)
+    return factory(model=load_model(model or MODEL_CODECS[name].default_model, device=device, **loading), **options)
+
+
+def codec_for(
+    header: Header, model: str | None, device: str | None, options: dict[str, Any],
+    loading: dict[str, Any] | None = None,
+) -> Codec:
+    """The codec that decodes files with `header`, and the model that wrote them; arguments as of `open_codec`.
+
+    Without `model`, all shipped models are searched for the one of the header's fingerprint.  A folder's fingerprint is
+    compared before anything is loaded, except where it depends on more than the folder: on a schedule of DiffC, or on
+    which parts of a pipeline are in use.  The codec then refuses the file itself.
+    Raises CodecError naming both models, or ModelError.
+    """
+    loading, name = loading or {}, model or MODEL_CODECS[header.codec].default_model
+    folder = find_model(name, loading.get("variant"), loading.get("local_files_only", False))
+    if not (folder / "model_index.json").is_file() and "schedule" not in options:
+        found = fingerprint(folder)
+        shipped = sorted(folder.parent.iterdir()) if model is None else []
+        others = (other for other in shipped if other.is_dir() and fingerprint(other) == header.fingerprint)
+        fitting = folder if found == header.fingerprint else next(others, None)
+        if fitting is None:
+            raise CodecError(
+                f"the file was written with model {header.fingerprint.hex()}, but {folder} is model {found.hex()}"
+                + ("" if model else "; name the right one with --model")
+            )
+        folder = fitting
+    return open_codec(header.codec, str(folder), device, options, loading)

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from ..codecs import Codec, CodecError, Header, Stream, container
-from ..codecs.diffc.codec import DiffC
-from ..codecs.diffc.ideal import autoencoder_bound, ideal_curve
+from ..codecs.base import Estimating, IdealCoding, Lossless, Progressive
+from ..codecs.diffc.ideal import autoencoder_bound
 from ..data import ImageError, write_file
 from ..lightning_modules import ModelError
 from .metrics import bits_per_pixel, psnr, ssim_scores
@@ -121,7 +121,7 @@ def measure_image(
     for values, options in _encodings(spec):
         if "lossless" not in accepted and not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
             options.pop("lossless", None)  # a codec that is always lossless has no such option
-        if "all" in values and spec.grid.option != "segments" and not codec.prior.lossless:  # type: ignore[attr-defined]
+        if "all" in values and spec.grid.option != "segments" and isinstance(codec, Lossless) and not codec.lossless:
             options.pop("lossless", None)  # a model on latents has no lossless end; its prefixes are worth having
             values = [value for value in values if value != LOSSLESS]
         option = "segments" if "all" in values else spec.grid.option
@@ -130,7 +130,7 @@ def measure_image(
             with _Watch() as encoding:
                 stream = codec.encode(image, **options)
                 whole = container.write(stream, codec)
-            longest = getattr(codec, "max_segments", len(stream.segments))
+            longest = codec.max_segments if isinstance(codec, Progressive) else len(stream.segments)
             served = list(_prefixes(values, stream, option == "segments", longest))
             with _Watch() as decoding:
                 shown = _all_prefixes(codec, whole, stream, [k for _, k in served]) if "all" in values else None
@@ -174,13 +174,21 @@ def _all_prefixes(
 ) -> dict[int, tuple[Tensor, float]] | None:
     """By number of segments the image and the seconds it takes, where the codec decodes prefixes in one pass.
 
-    The images are what decoding each prefix's own file gives (tests/codecs/diffc/test_diffc.py).
+    The images are what decoding each prefix's own file gives (tests/codecs/diffc/test_codec.py).  Their seconds leave
+    the reconstructions of shorter prefixes out, each taken to last as long as that of the empty prefix, decoded first.
     """
-    if not hasattr(codec, "decode_prefixes"):
+    if not isinstance(codec, Progressive):
         return None
-    counts = sorted({len(stream.segments) if k is None else k for k in segments})
+    counts = [0, *sorted({len(stream.segments) if k is None else k for k in segments})]
+    mark, seconds, reconstruction = time.perf_counter(), 0.0, 0.0
+    shown: dict[int, tuple[Tensor, float]] = {}
     images = codec.decode_prefixes(read_file(codec, data, stream.header.height, stream.header.width), counts)
-    return dict(zip(counts, images, strict=True))
+    for count, image in zip(counts, images, strict=True):
+        now = time.perf_counter()
+        seconds += now - mark - reconstruction
+        reconstruction = reconstruction or seconds
+        shown[count], mark = (image, seconds), now
+    return shown
 
 
 def _decode_and_score(
@@ -253,7 +261,7 @@ def _prefix(stream: Stream, segments: int, codec: Codec) -> bytes:
     """The file that holds only the first `segments` segments."""
     if not 1 <= segments <= len(stream.segments):
         raise CodecError(f"the stream has {len(stream.segments)} segments, not {segments}")
-    if hasattr(codec, "prefix"):
+    if isinstance(codec, Progressive):
         return container.write(codec.prefix(stream, segments), codec)
     return container.write(Stream(stream.header, stream.segments[:segments], stream.native), codec)
 
@@ -263,14 +271,14 @@ def hypothetical_points(
 ) -> list[Measurement]:
     """Points that no file stands for, from what the codec offers beside encode and decode.
 
-    DiffC                     what an ideal coder would need for the measured prefixes, and their quality then
+    ``codec.ideal_curve``     what an ideal coder would need for the measured prefixes, and their quality then
     ``codec.measure(image)``  the bits its model's estimate gives each segment, at the measured prefixes' quality
     ``codec.prior``           of a latent model: the quality of its autoencoder alone, which no rate exceeds
     """
     points: list[Measurement] = []
     pixels = image.shape[1] * image.shape[2]
     try:
-        if hasattr(codec, "measure"):
+        if isinstance(codec, Estimating):
             bits = list(itertools.accumulate(codec.measure(image)[1]))
             for point in measured:
                 if not point.error and 1 <= point.segments <= len(bits):
@@ -279,12 +287,10 @@ def hypothetical_points(
                     points.append(
                         replace(point, point=name, file="", num_bytes=estimate / 8, bpp=estimate / pixels, encode_s=0.0)
                     )
-        if isinstance(codec, DiffC):
-            steps = len(codec.schedules[codec.preset].levels)
-            lossy = {point.segments for point in measured if not point.error and not point.lossless}
-            counts = sorted(k for k in lossy if 1 <= k <= steps)
+        if isinstance(codec, IdealCoding):
+            counts = sorted({point.segments for point in measured if not point.error and not point.lossless})
             exact = any(point.lossless for point in measured)
-            for ideal in ideal_curve(codec, image, counts, lossless=exact) if counts else ():
+            for ideal in codec.ideal_curve(image, counts, lossless=exact) if counts else ():
                 name, bpp = f"ideal coder, {ideal.segments} steps", ideal.bits / pixels
                 scores = score(ideal.image, image, extra)
                 points.append(Measurement(name, "", ideal.bits / 8, bpp, scores, segments=ideal.segments))

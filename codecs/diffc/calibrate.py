@@ -1,8 +1,8 @@
-"""Choose a prior's noise levels: measure its error on photos, then find the cheapest way down.
+"""Choose a prior's timesteps: measure its error on photos, then find the cheapest way down.
 
 `fit_pyramid` decides how much a denoiser's estimates at lower resolutions count, where the model has that.
-`measure` needs one network evaluation per level and image; `shortest_path` is algorithm 3 of Vonderfecht and Liu 2025
-with a price per network evaluation, over what steps cost beyond the cheapest way to where they end (`excess`).
+`measure` needs one network evaluation per timestep and image; `shortest_path` is algorithm 3 of Vonderfecht and Liu
+2025 with a price per network evaluation, over what steps cost beyond the cheapest way to where they end (`excess`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ...lightning_modules.priors.pixel import DenoiserPrior
 from ...lightning_modules.priors.pyramid import Node, Pyramid
 from ..reverse_channel import ReverseChannelCoder
 from .schedule import snr_gain
-from .subbands import bands_of
+from .subbands import subbands_of
 
 SHARE_POWER = 0.25  # between counting bits (0) and counting shares of a file (1): docs/decisions/0055-levels.md
 SMALL_GAIN = 0.01  # share of the squared error below which a term of the pyramid is not worth its network evaluation
@@ -32,10 +32,10 @@ SMALL_GAIN = 0.01  # share of the squared error below which a term of the pyrami
 
 @dataclass(frozen=True)
 class Errors:
-    """Squared error of x0_hat at some noise levels, by bands (codecs/diffc/subbands.py).
+    """Squared error of x0_hat at some timesteps, by subbands (subbands.py).
 
-    sums    [images, levels, bands], over all coefficients of a band
-    counts  [images, bands], how many these are
+    sums    float64 [images, timesteps, subbands], over all coefficients of a subband
+    counts  int64 [images, subbands], how many these are
     """
 
     sums: NDArray[np.float64]
@@ -43,35 +43,35 @@ class Errors:
 
     @property
     def mse(self) -> NDArray[np.float64]:
-        """[images, levels], per dimension."""
+        """[images, timesteps], per dimension."""
         return self.sums.sum(2) / self.counts.sum(1)[:, None]
 
     @property
     def bands(self) -> NDArray[np.float64]:
-        """[levels, bands], per coefficient, over all images; of a band that no image has, the mean over the others."""
+        """[timesteps, subbands], per coefficient, over all images; the mean over the others where no image has one."""
         total = self.counts.sum(0)
         return np.where(total, self.sums.sum(0) / np.maximum(total, 1), self.mse.mean(0)[:, None])
 
 
 def measure(
-    prior: Prior, images: Iterable[Tensor], levels: Sequence[int], tick: Callable[[], None] = lambda: None
+    prior: Prior, images: Iterable[Tensor], timesteps: Sequence[int], tick: Callable[[], None] = lambda: None
 ) -> Errors:
     """Errors of x0_hat at noisy versions of uint8 images [3, H, W].
 
-    The first of `levels` stands for pure noise.  Noise is drawn once per image, from its own seed.
+    The first of `timesteps` stands for pure noise.  Noise is drawn once per image, from its own seed.
     """
     rows, counts = [], []
     for number, image in enumerate(images):
         x0 = prior.encode(image[None])
         noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(number)).to(x0)
         _, channels, height, width = x0.shape
-        bands, row = bands_of((channels, height, width)), []
-        for position, level in enumerate(levels):
-            z = diffuse(x0, prior.log_snr(level) if position else -math.inf, noise)
-            row.append(bands.energies(bands.transform(prior.denoise(z, level) - x0)))
+        subbands, row = subbands_of((channels, height, width)), []
+        for position, t in enumerate(timesteps):
+            z = diffuse(x0, prior.log_snr(t) if position else -math.inf, noise)
+            row.append(subbands.energies(subbands.transform(prior.denoise(z, t) - x0)))
             tick()
         rows.append(row)
-        counts.append(bands.counts)
+        counts.append(subbands.counts)
     return Errors(np.array(rows), np.array(counts))
 
 
@@ -112,9 +112,10 @@ def _least_squares(products: NDArray[np.float64], used: list[int]) -> NDArray[np
 
 
 def step_costs(log_snr: Sequence[float], errors: Errors) -> NDArray[np.float64]:
-    """Bits per dimension of the step from level i to level j > i, sent band by band: [levels, levels], mean of images.
+    """Bits per dimension of the step from timestep i to j > i, sent by subbands, [timesteps, timesteps].
 
-    log_snr  of the levels, noisiest first (-inf for pure noise), at which `errors` were measured
+    log_snr  of the timesteps, noisiest first (-inf for pure noise), at which `errors` were measured
+    The mean over the images that were measured.
     """
     count = len(log_snr)
     mse = errors.sums / np.maximum(errors.counts, 1)[:, None]
@@ -122,7 +123,7 @@ def step_costs(log_snr: Sequence[float], errors: Errors) -> NDArray[np.float64]:
     costs = np.full((count, count), np.inf)
     for i in range(count - 1):
         gains = np.array([snr_gain(log_snr[j], log_snr[i]) for j in range(i + 1, count)])
-        bits = 0.5 * np.log2(1 + gains[:, None, None] * mse[:, i])  # [levels behind i, images, bands]
+        bits = 0.5 * np.log2(1 + gains[:, None, None] * mse[:, i])  # [timesteps behind i, images, subbands]
         costs[i, i + 1 :] = (bits * share).sum(2).mean(1)
     return costs
 
@@ -156,7 +157,7 @@ def excess(costs: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
 
 
 def shortest_path(costs: NDArray[np.float64], price: float) -> list[int]:
-    """Indices 0 .. n - 1 of the levels visited, first and last included, that minimise cost + price per step."""
+    """Indices 0 .. n - 1 of the timesteps visited, first and last included, that minimise cost + price per step."""
     _, came = _cheapest(costs, price)
     path = [len(costs) - 1]
     while path[-1]:
@@ -165,7 +166,7 @@ def shortest_path(costs: NDArray[np.float64], price: float) -> list[int]:
 
 
 def _cheapest(costs: NDArray[np.float64], price: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """(least cost + price per step from level 0 to each, the level before it on that way)."""
+    """(least cost + price per step from timestep 0 to each, the timestep before it on that way)."""
     count = len(costs)
     best, came = np.full(count, np.inf), np.zeros(count, dtype=np.int64)
     best[0] = 0.0
@@ -205,13 +206,13 @@ def calibrate(
     """The calibration table of `prior`.
 
     presets  name -> network evaluations until `rate` bits per dimension are spent
-    stride   distance of the levels considered, ending with level `last`
-    coder    choose levels by what this coder spends; None: by KL
+    stride   distance of the timesteps considered, ending with timestep `last`
+    coder    choose timesteps by what this coder spends; None: by KL
     """
-    levels = [prior.num_levels, *range(prior.num_levels - stride, last, -stride), last]
-    errors = measure(prior, images, levels, tick)
+    timesteps = [prior.num_levels, *range(prior.num_levels - stride, last, -stride), last]
+    errors = measure(prior, images, timesteps, tick)
     mse, bands = errors.mse.mean(0), errors.bands
-    log_snr = [-math.inf, *(prior.log_snr(level) for level in levels[1:])]
+    log_snr = [-math.inf, *(prior.log_snr(t) for t in timesteps[1:])]
     costs = step_costs(log_snr, errors)
     spent = costs
     if coder is not None:
@@ -224,10 +225,10 @@ def calibrate(
         table.append(
             {
                 "name": name,
-                "levels": [levels[i] for i in path[1:]],
+                "levels": [timesteps[i] for i in path[1:]],
                 "mse": [float(f"{mse[i]:.5g}") for i in path[:-1]],
                 "bands": [[float(f"{error:.4g}") for error in bands[i]] for i in path[:-1]],
-                # for the reader: KL of the steps, sent band by band
+                # for the reader: KL of the steps, sent by subbands
                 "bits_per_dimension": [float(f"{costs[i, j]:.4g}") for i, j in itertools.pairwise(path)],
             }
         )

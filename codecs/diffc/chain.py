@@ -1,89 +1,132 @@
-"""The chain of noisy latents that DiffC's encoder and decoder run alike, from pure noise down to a finished estimate.
+"""The reverse process that DiffC's encoder and decoder run alike, from pure noise down to where a file ends.
 
-Here is what both sides must compute in the same way: where a step ends, how many bits it may carry, the noise they
-share, the prior's conditioning, and the reconstructions that end a chain.  Coding itself is in diffc.py.
+Here is what both sides must compute in the same way: where a step ends, how many bits each of its groups may carry, the
+noise they share, the prior's conditioning, and z_s of a received sample.  What only one side does is in encoder.py and
+decoder.py; how the last state becomes an image is in reconstruction.py.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from ...kernels import get_backend
-from ...lightning_modules.diffusion.gaussian import flow_step, posterior
+from ...lightning_modules.diffusion.gaussian import posterior
 from ...lightning_modules.priors.interface import Prior
 from ..base import CodecError
 from ..reverse_channel.interface import Vector
-from .header import Plan, Side
-from .lockstep import Chain, Denoise
+from .header import Conditioning, HeaderParams
 from .schedule import Schedule, snr_gain
-from .subbands import Bands, Part, Whole, bands_of, divide
+from .subbands import Group, SingleBand, Subbands, group_subbands, subbands_of
 
-RECONSTRUCTIONS = ("mse", "ensemble", "flow", "ancestral")
 NO_BITS, NOMINAL = 0, 128  # budget codes: nothing is sent; exactly the calibrated KL
 CODES_PER_OCTAVE = 16  # neighbouring budget codes differ by a factor 2^(1/16), 4.4 %
-START_KEY, ANCESTRAL_KEY = 1 << 40, 1 << 41  # keys of the other shared noise
-PART_KEY = 1 << 16  # part j of step i uses key i + j * PART_KEY
+START_KEY = 1 << 40  # key of the noise that the chain starts from
+GROUP_KEY = 1 << 16  # group j of step i uses key i + j * GROUP_KEY
+
+Shape = tuple[int, int, int]
 
 
-@dataclass
+@runtime_checkable
+class TextPrior(Protocol):
+    """A prior that reads prompts: its `denoise` then takes a list with one condition per image as third argument."""
+
+    def condition(self, prompt: str = "", guidance: float = 1.0) -> Any:
+        """What `denoise` takes for this prompt under classifier-free guidance of that scale."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
 class State:
-    """The chain after `steps` steps: z [1, C, h, w] at noise level `level`, under the prior's `condition`."""
+    """z_t of one image, float32 [1, C, h, w].
+
+    timestep   t, as the prior counts: its num_levels for pure noise
+    condition  what the prior made of the prompt; None for priors that read none
+    step       steps of the schedule that lie behind; 0 means that z is pure noise
+    """
 
     z: Tensor
-    level: int
-    condition: Any
-    steps: int = 0
+    timestep: int
+    condition: Any = None
+    step: int = 0
 
-    def denoise(self) -> Denoise:
-        """The request for x0_hat here."""
-        return Denoise(self.z, self.level, self.condition)
+    @property
+    def batch_key(self) -> tuple[int, torch.Size, bool]:
+        """States that are equal in this can go through the network together."""
+        return self.timestep, self.z.shape, self.condition is None
 
 
 @dataclass(frozen=True)
-class Message:
-    """A part of a step, the KL in bits that it may carry (0: nothing is sent, its noise is shared), and its key."""
+class CodedGroup:
+    """A group of subbands, the KL in bits that it may carry (0: nothing is sent, its noise is shared), and its key."""
 
-    part: Part
+    group: Group
     bits: float
     key: int
 
 
-class SharedChain:
-    """Steps, budgets and noise of one prior under its schedules.
+@dataclass(frozen=True)
+class CalibratedStep:
+    """A step of the schedule as both sides know it before anything is sent.
 
-    flow_steps  network evaluations of the reconstructions "flow" and "ancestral"
+    number  its position in the schedule, from 0
+    target  timestep s where it ends
+    gain    SNR_s - SNR_t
+    groups  what is sent one by one, with the KL that the calibration expects
     """
 
-    def __init__(self, prior: Prior, schedules: list[Schedule], flow_steps: int) -> None:
-        self.prior, self.schedules, self.flow_steps = prior, schedules, flow_steps
+    number: int
+    target: int
+    gain: float
+    groups: tuple[Group, ...]
+
+    @property
+    def bits(self) -> float:
+        """Expected KL of all groups."""
+        return sum(group.bits for group in self.groups)
+
+    def coded_groups(self, codes: Sequence[int]) -> list[CodedGroup]:
+        """The groups with the budgets that `codes`, one byte each, stand for."""
+        factors = [0.0 if code == NO_BITS else 2 ** ((code - NOMINAL) / CODES_PER_OCTAVE) for code in codes]
+        return [
+            CodedGroup(group, group.bits * factor, self.number + j * GROUP_KEY)
+            for j, (group, factor) in enumerate(zip(self.groups, factors, strict=True))
+        ]
+
+
+class SharedChain:
+    """Steps, budgets, noise and estimates of one prior under its schedules."""
+
+    def __init__(self, prior: Prior, schedules: list[Schedule]) -> None:
+        self.prior, self.schedules = prior, schedules
         self.backend = get_backend("cpu" if prior.device.type == "cpu" else None)
 
-    def start(self, size: tuple[int, int], side: Side) -> State:
+    def start(self, size: tuple[int, int], conditioning: Conditioning) -> State:
         """Pure noise that both sides draw alike, for an image of (H, W) = `size`."""
-        channels, height, width = self.prior.shape(size)
-        noise = self.noise(START_KEY, channels * height * width)
-        condition = self.condition(side.prompt, side.guidance)
-        return State(noise.view(1, channels, height, width), self.prior.num_levels, condition)
+        shape = self.prior.shape(size)
+        condition = self.condition(conditioning.prompt, conditioning.guidance)
+        return State(self.noise(START_KEY, math.prod(shape)).view(1, *shape), self.prior.num_levels, condition)
 
     def condition(self, prompt: str, guidance: float) -> Any:
-        """What the prior makes of a prompt; None for a prior that takes none.  Raises CodecError."""
-        if hasattr(self.prior, "condition"):
+        """What the prior makes of a prompt; None for a prior that reads none.  Raises CodecError."""
+        if isinstance(self.prior, TextPrior):
             return self.prior.condition(prompt, guidance)
         if prompt or guidance != 1:
             raise CodecError("this model knows no prompts, so neither --prompt nor --guidance applies")
         return None
 
-    def with_guidance(self, state: State, side: Side, scale: float | None) -> State:
-        """The state as the final reconstruction sees it: guided by `scale`, else as `side` says."""
-        ending = next(one for one in (scale, side.ending, side.guidance) if one is not None)
-        return state if ending == side.guidance else replace(state, condition=self.condition(side.prompt, ending))
+    def guided(self, state: State, conditioning: Conditioning, scale: float | None) -> State:
+        """The state as the final reconstruction sees it: guided by `scale`, else as `conditioning` says."""
+        choices = (scale, conditioning.denoising_guidance, conditioning.guidance)
+        last = next(choice for choice in choices if choice is not None)
+        if last == conditioning.guidance:
+            return state
+        return replace(state, condition=self.condition(conditioning.prompt, last))
 
     def noise(self, key: int, dimensions: int) -> Tensor:
         """Standard normals [dimensions] that every machine draws alike."""
@@ -92,88 +135,59 @@ class SharedChain:
 
     def log_snr(self, state: State) -> float:
         """log-SNR of the state, -inf at the start."""
-        return self.prior.log_snr(state.level) if state.steps else -math.inf
+        return self.prior.log_snr(state.timestep) if state.step else -math.inf
 
-    def gain(self, state: State, target: int) -> float:
-        """SNR that the step to level `target` adds."""
-        return snr_gain(self.prior.log_snr(target), self.log_snr(state))
+    def subbands(self, params: HeaderParams, shape: Shape) -> Subbands | SingleBand:
+        """The coordinates in which steps are sent, of tensors [1, *shape].
 
-    def target(self, plan: Plan, state: State, partial: int) -> int:
-        """The level at which the next step ends."""
-        full = self.schedules[plan.preset].levels[state.steps]
-        return state.level - round((state.level - full) * (partial or 256) / 256)
+        One budget for the whole file would not suit every subband, so the tensor is then sent as it is.
+        """
+        known = params.group_budgets and self.schedules[params.preset].subband_mse is not None
+        return subbands_of(shape) if known else SingleBand(shape)
 
-    def bands(self, plan: Plan, z: Tensor) -> Bands | Whole:
-        """The coordinates in which steps of a chain over tensors like z [1, C, h, w] are sent."""
-        channels, height, width = z.shape[1:]
-        return (Whole if self.errors(plan) is None else bands_of)((channels, height, width))
+    def step(self, params: HeaderParams, number: int, shape: Shape, partial: int = 0) -> CalibratedStep:
+        """Step `number` of the schedule for latents [1, *shape]; `partial` / 256 of it, or all where that is 0."""
+        schedule = self.schedules[params.preset]
+        begin = schedule.timesteps[number - 1] if number else self.prior.num_levels
+        target = begin - round((begin - schedule.timesteps[number]) * (partial or 256) / 256)
+        gain = 0.0
+        if target < begin:
+            gain = snr_gain(self.prior.log_snr(target), self.prior.log_snr(begin) if number else -math.inf)
+        rows = schedule.subband_mse if params.group_budgets else None
+        mse = (schedule.mse[number],) if rows is None else rows[number]
+        return CalibratedStep(number, target, gain, group_subbands(self.subbands(params, shape).counts, mse, gain))
 
-    def errors(self, plan: Plan) -> tuple[tuple[float, ...], ...] | None:
-        """Expected errors of all bands, where steps are sent in parts; one budget for all does not suit each band."""
-        return self.schedules[plan.preset].bands if plan.budgets else None
-
-    def parts(self, plan: Plan, state: State, target: int) -> tuple[Part, ...]:
-        """The messages of the step from `state` to level `target`, with their calibrated KL."""
-        errors = self.errors(plan)
-        row = errors[state.steps] if errors is not None else (self.schedules[plan.preset].mse[state.steps],)
-        return divide(self.bands(plan, state.z).counts, row, self.gain(state, target))
-
-    def messages(self, parts: Sequence[Part], codes: Sequence[int], step: int) -> list[Message]:
-        """What the parts of step number `step` carry under their budget codes."""
-        factors = [0.0 if code == NO_BITS else 2 ** ((code - NOMINAL) / CODES_PER_OCTAVE) for code in codes]
-        return [
-            Message(part, part.bits * factor, step + j * PART_KEY)
-            for j, (part, factor) in enumerate(zip(parts, factors, strict=True))
-        ]
-
-    def read(
-        self, plan: Plan, state: State, partial: int, before: Sequence[bytes], segment: bytes | memoryview
-    ) -> tuple[int, list[Message], int]:
-        """(level reached, messages, bytes in front of their payloads) of the segment behind those `before`."""
-        target = self.target(plan, state, partial)
-        parts = self.parts(plan, state, target)
-        codes, lead = plan.read_codes(before, segment, len(parts))
-        return target, self.messages(parts, codes, state.steps), lead
-
-    def join(self, bands: Bands | Whole, messages: Sequence[Message], samples: Sequence[Vector]) -> Tensor:
-        """A step's sample [1, C, h, w] from those of its messages that were sent, and shared noise for the others."""
-        given = iter(samples)
-        return bands.join([
-            (one.part.bands, torch.as_tensor(next(given)) if one.bits else self.noise(one.key, one.part.size))
-            for one in messages
+    def join(
+        self, subbands: Subbands | SingleBand, groups: Sequence[CodedGroup], samples: Sequence[Vector]
+    ) -> Tensor:
+        """A step's sample [1, C, h, w] from those of the groups that were sent, and shared noise for the others."""
+        received = iter(samples)
+        return subbands.join([
+            (one.group.subbands, torch.as_tensor(next(received)) if one.bits else self.noise(one.key, one.group.size))
+            for one in groups
         ])
 
+    def denoise(self, state: State) -> Tensor:
+        """x0_hat = E[x0 | z_t], float32 [1, C, h, w]."""
+        return self.denoise_batch([state])[0]
+
+    def denoise_batch(self, states: Sequence[State]) -> Sequence[Tensor]:
+        """x0_hat [1, C, h, w] of several states of one `batch_key`, from one call of the network."""
+        first = states[0]
+        z = first.z if len(states) == 1 else torch.cat([state.z for state in states])
+        if first.condition is None:
+            return self.prior.denoise(z, first.timestep).split(1)
+        conditions = [state.condition for state in states]
+        return self.prior.denoise(z, first.timestep, conditions).split(1)  # type: ignore[call-arg]
+
     def advance(self, state: State, x_hat: Tensor, target: int, sample: Tensor) -> State:
-        """The state at level `target`, reached by a whitened `sample` of q(z_s | z_t, x), of any shape."""
-        mean, deviation = posterior(state.z, x_hat, self.prior.log_snr(target), self.log_snr(state))
-        return replace(state, z=mean + deviation * sample.view_as(mean), level=target, steps=state.steps + 1)
+        """The state at timestep `target`.
 
-    def reconstruct(self, state: State, how: str) -> Chain[Tensor]:
-        """x0_hat from the state where a file ends; deterministic, ancestral noise included."""
-        if how == "ensemble":
-            return (yield from self._ensemble(state))
-        levels = torch.linspace(state.level, 1, self.flow_steps + 1).round().int().unique().flip(0).tolist()
-        for number, s in enumerate(levels[1:] if how != "mse" else []):
-            x_hat = yield state.denoise()
-            if how == "flow":
-                z = flow_step(state.z, x_hat, self.prior.log_snr(s), self.log_snr(state))
-                state = replace(state, z=z, level=s, steps=state.steps + 1)
-            else:
-                state = self.advance(state, x_hat, s, self.noise(ANCESTRAL_KEY + number, x_hat.numel()))
-        return (yield state.denoise())
-
-    def _ensemble(self, state: State) -> Chain[Tensor]:
-        """The average of x0_hat over the picture's eight orientations (geometric self-ensemble, Timofte et al. 2016).
-
-        A network is not quite indifferent to a picture's orientation, and what differs is error.
+        sample  of q(z_s | z_t, x) in coordinates where p(z_s | z_t), with q's variance, is N(0, I); d values of any
+                shape: z_s = mean(z_t, x0_hat) + std * sample
         """
-        total = torch.zeros_like(state.z)
-        for quarters, mirrored in itertools.product(range(4), (False, True)):
-            turned = state.z.flip(-1) if mirrored else state.z
-            x_hat = yield replace(state, z=turned.rot90(quarters, (-2, -1))).denoise()
-            x_hat = x_hat.rot90(-quarters, (-2, -1))
-            total += x_hat.flip(-1) if mirrored else x_hat
-        return total / 8
+        mean, std = posterior(state.z, x_hat, self.prior.log_snr(target), self.log_snr(state))
+        return replace(state, z=mean + std * sample.view_as(mean), timestep=target, step=state.step + 1)
 
 
 def budget_code(ratio: float) -> int:

@@ -2,42 +2,40 @@
 Liu 2025, algorithms 1 and 2).
 
 The sender knows q(z_s | z_t, x), both sides know p(z_s | z_t) from the prior's denoiser; step by step a sample of q is
-sent for about KL(q || p) bits.  A step is sent in parts, bands of spatial frequency and colour that p gives unlike
-variances (bands.py), where the calibration knows them.  A segment is one step: a byte per part for its KL budget
-relative to the calibrated one, where the file is large enough to afford it, and the coder's payloads.  Parsing never
-needs the network, so a file decodes on every device.  Decoding ends with a reconstruction of the decoder's choice: the
-denoiser's estimate ("mse"), the average of its estimates in the picture's eight orientations ("ensemble"), the
-probability flow ("flow", DiffC-F) or ancestral sampling ("ancestral", DiffC-A).  What both sides compute alike is in
-diffc_chain.py, what only the encoder decides in diffc_sender.py, what a file says besides its payloads in
-diffc_plan.py.
+sent for about KL(q || p) bits.  Where the calibration knows them, a step is sent in groups of subbands (spatial
+frequency and colour) that p gives unlike variances.  A segment is one step: a byte per group for its KL budget relative
+to the calibrated one, where the file is large enough to afford it, and the coder's payloads.
+
+chain.py           what both sides compute alike            encoder.py         what is sent, and where a file ends
+header.py          what a file says besides its payloads    decoder.py         a segment parsed and applied
+schedule.py        timesteps and expected errors            reconstruction.py  the last state made an image
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...lightning_modules.priors.interface import Prior
 from .. import container
-from ..base import CodecError, Header, Stream, check_image, check_model
+from ..base import CodecError, Header, IdealPoint, Stream, check_image, check_model
 from ..pixel_residual import decode_exact, exact_size
-from ..reverse_channel import CoderError, PayloadError
 from ..threads import unsplit_operations
-from .chain import RECONSTRUCTIONS, SharedChain, State
-from .encoder import Progress, Sender
-from .header import CODERS, FAST, MAX_PRESETS, Plan, Side
-from .lockstep import Chain, T, run
-from .schedule import Schedule, find_schedules, fingerprint_text
+from .chain import SharedChain
+from .decoder import parse_segment, receive_step
+from .encoder import ImageEncoder, Progress, Request, encode_together
+from .header import CODERS, FAST, MAX_PRESETS, Conditioning, HeaderParams
+from .ideal import ideal_curve
+from .reconstruction import RECONSTRUCTIONS, reconstruct
+from .schedule import Schedule, find_schedules, schedule_identity
 from .subbands import BLOCK, RADII
 
-WEAKEN = 0.2  # docs/decisions/0054-water-filling.md, 0055-levels.md
+WATER_FILLING = 0.2  # docs/decisions/0054-water-filling.md, 0055-levels.md
 
 
 class DiffC:
@@ -55,8 +53,9 @@ class DiffC:
     schedules       presets to use instead of either
     guidance        scale of guidance by the prompt in the chain, a multiple of 1/8 (1: none); a file remembers it
     denoising_guidance  scale in the final reconstruction; None: as the file says, and for files written as `guidance`
-    weaken          how much of what is small beside the noise at the end of a file is left out (Sender.weaken); 0 for
-                    nothing, as published; None: WEAKEN where the reconstruction aims at the least error, else 0
+    water_filling   how much of what is small beside the noise at the end of a file is left out (encoder.water_filled);
+                    0 for nothing, as published; None: WATER_FILLING where the reconstruction aims at the least error,
+                    else 0
     """
 
     name = "diffc"
@@ -73,14 +72,14 @@ class DiffC:
         schedules: list[Schedule] | None = None,
         guidance: float = 1.0,
         denoising_guidance: float | None = None,
-        weaken: float | None = None,
+        water_filling: float | None = None,
     ) -> None:
         if reconstruction not in (None, *RECONSTRUCTIONS):
             raise CodecError(f"unknown reconstruction {reconstruction!r}; available: {', '.join(RECONSTRUCTIONS)}")
         self.prior = model
-        beside = False  # the model, whose fingerprint then covers it
+        covered = False  # by the model's own fingerprint
         if schedules is None:
-            schedules, beside = find_schedules(model, schedule)
+            schedules, covered = find_schedules(model, schedule)
         names = [one.name for one in schedules]
         if preset is None:
             preset = "default" if "default" in names else names[-1]
@@ -90,33 +89,38 @@ class DiffC:
         coder = coder or ("trellis-quick" if preset == FAST else "trellis")
         if coder not in CODERS:
             raise CodecError(f"unknown coder {coder!r}; available: {', '.join(CODERS)}")
-        if len(names) > MAX_PRESETS or max(one.levels[0] for one in schedules) >= model.num_levels:
-            raise CodecError(f"a schedule has at most {MAX_PRESETS} presets, of levels below {model.num_levels}")
+        if len(names) > MAX_PRESETS or max(one.timesteps[0] for one in schedules) >= model.num_levels:
+            raise CodecError(f"a schedule has at most {MAX_PRESETS} presets, of timesteps below {model.num_levels}")
         known = RADII * model.shape((BLOCK, BLOCK))[0]
         for one in schedules:
-            if one.bands is not None and len(one.bands[0]) != known:
-                raise CodecError(f"the schedule knows {len(one.bands[0])} bands, and this model has {known}")
+            if one.subband_mse is not None and len(one.subband_mse[0]) != known:
+                raise CodecError(
+                    f"the schedule knows {len(one.subband_mse[0])} subbands, and this model has {known}"
+                )
         if flow_steps < 1:
             raise CodecError("--flow-steps must be at least 1")
         self.schedules, self.preset, self.coder = schedules, names.index(preset), list(CODERS).index(coder)
-        self.reconstruction, self.chain = reconstruction, SharedChain(model, schedules, flow_steps)
+        self.reconstruction, self.flow_steps, self.chain = reconstruction, flow_steps, SharedChain(model, schedules)
         self.guidance, self.denoising_guidance = guidance, denoising_guidance
-        if weaken is None:
-            weaken = WEAKEN if self.ending(self.preset) in ("mse", "ensemble") else 0.0
-        if not 0 <= weaken < math.inf:
-            raise CodecError("--weaken must be a number of 0 or more")
-        self.weaken = weaken
-        self.fingerprint = model.fingerprint
-        if not beside:
-            self.fingerprint = hashlib.sha256(model.fingerprint + fingerprint_text(schedules).encode()).digest()[:4]
+        if water_filling is None:
+            water_filling = WATER_FILLING if self.reconstruction_of(self.preset) in ("mse", "ensemble") else 0.0
+        if not 0 <= water_filling < math.inf:
+            raise CodecError("--water-filling must be a number of 0 or more")
+        self.water_filling = water_filling
+        self.fingerprint = model.fingerprint if covered else schedule_identity(model.fingerprint, schedules)
 
     @property
     def max_segments(self) -> int:
-        """Segments of the longest files: every step of the preset and, for pixels, the exact segment."""
-        return len(self.schedules[self.preset].levels) + self.prior.lossless
+        """Segments of the longest files: every step of the preset and, for pixels, the lossless segment."""
+        return len(self.schedules[self.preset].timesteps) + self.lossless
 
-    def ending(self, preset: int) -> str:
-        """How decoding a file of that preset ends: as asked for, else as suits the prior, in fast files in one step."""
+    @property
+    def lossless(self) -> bool:
+        """Whether the prior works on pixels, so that `encode` has a lossless mode."""
+        return self.prior.lossless
+
+    def reconstruction_of(self, preset: int) -> str:
+        """How a file of that preset is reconstructed: as asked for, else as suits the prior, fast files in one step."""
         if self.reconstruction:
             return self.reconstruction
         how = getattr(self.prior, "reconstruction", "mse")
@@ -143,7 +147,10 @@ class DiffC:
         progress  called with (steps done, steps at most)
         With none of the first three, every step of the preset is sent.  Raises CodecError.
         """
-        return self._run(self._encode(image, bpp, segments, lossless, prompt, progress), lossless)
+        with self._reproducible(lossless):
+            encoder = self._encoder(image, bpp, segments, lossless, prompt, progress)
+            encode_together(self.chain, [encoder])
+        return self._finished(encoder, bpp)
 
     def encode_batch(
         self, images: Sequence[Tensor], *, bpp: float | None = None, segments: int | None = None,
@@ -156,35 +163,42 @@ class DiffC:
         differently; it decodes alike.
         """
         texts = list(prompts) or [""] * len(images)
-        return run(self.prior, [
-            self._encode(image, bpp, segments, False, prompt, progress)
+        encoders = [
+            self._encoder(image, bpp, segments, False, prompt, progress)
             for image, prompt in zip(images, texts, strict=True)
-        ])
+        ]
+        encode_together(self.chain, encoders)
+        return [self._finished(encoder, bpp) for encoder in encoders]
 
-    def _encode(
+    def _encoder(
         self, image: Tensor, bpp: float | None, segments: int | None, lossless: bool, prompt: str,
         progress: Progress | None,
-    ) -> Chain[Stream]:
+    ) -> ImageEncoder:
         check_image(image)
-        size = (image.shape[1], image.shape[2])
-        if lossless and not self.prior.lossless:
+        if lossless and not self.lossless:
             raise CodecError("this model works on latents and has no lossless mode")
         if bpp is not None and not (bpp > 0 and math.isfinite(bpp)):
             raise CodecError("--bpp must be a positive number")
-        steps = len(self.schedules[self.preset].levels)
+        steps = len(self.schedules[self.preset].timesteps)
         if segments is not None and not 1 <= segments <= steps:
             raise CodecError(f"--segments must lie between 1 and {steps} for this preset")
-        limit = math.inf if bpp is None or lossless else math.floor(bpp * size[0] * size[1] / 8)
-        side = Side(prompt, self.guidance, self.denoising_guidance)
-        plan = Plan(self.preset, self.coder, True, lossless, side=bool(side.to_bytes()))
-        header = Header(self.name, *size, self.fingerprint, plan.to_bytes())
-        sender = Sender(
-            self.chain, plan, side, self.prior.encode(image[None]), image if lossless else None, segments or steps,
-            limit, 0.0 if lossless else self.weaken, lambda stream: len(container.write(stream, self)), progress,
+        height, width = image.shape[1:]
+        limit = math.inf if bpp is None or lossless else math.floor(bpp * height * width / 8)
+        conditioning = Conditioning(prompt, self.guidance, self.denoising_guidance)
+        params = HeaderParams(self.preset, self.coder, True, lossless, conditioned=bool(conditioning.to_bytes()))
+        water_filling = 0.0 if lossless else self.water_filling
+        request = Request(self.chain, self.prior.encode(image[None]), segments or steps, limit, water_filling)
+        return ImageEncoder(
+            request, Header(self.name, height, width, self.fingerprint, params.to_bytes()), params, conditioning,
+            image if lossless else None, lambda stream: len(container.write(stream, self)), progress,
         )  # fmt: skip
-        stream = yield from sender.send(header)
+
+    @staticmethod
+    def _finished(encoder: ImageEncoder, bpp: float | None) -> Stream:
+        stream = encoder.stream
         if not stream.segments:
-            raise CodecError(f"{bpp} bpp is too little for one step of a {size[1]} x {size[0]} image")
+            size = f"{stream.header.width} x {stream.header.height}"
+            raise CodecError(f"{bpp} bpp is too little for one step of a {size} image")
         return stream
 
     # ---- decoding ------------------------------------------------------------------------------------------------
@@ -198,119 +212,70 @@ class DiffC:
         reconstruction  overrides the codec's own
         """
         count = len(stream.segments) if segments is None else segments
-        return self._run(self._decode(stream, [count], reconstruction, progress), self._exact(stream, count))[0][0]
+        return next(self.decode_steps(stream, [count], reconstruction, progress))
 
-    def prefix(self, stream: Stream, segments: int) -> Stream:
-        """A complete stream of the first `segments` segments, at least one, as if `encode` had stopped there."""
-        whole = segments >= stream.announced
-        plan = self._plan(stream.header)
-        params = stream.header.params if whole else replace(plan, partial=0, lossless=False).to_bytes()
-        return Stream(replace(stream.header, params=params), stream.segments[:segments])
+    def decode_prefixes(self, stream: Stream, counts: Sequence[int]) -> Iterator[Tensor]:
+        """See Progressive.decode_prefixes."""
+        return self.decode_steps(stream, counts)
 
-    def decode_prefixes(self, stream: Stream, counts: Sequence[int]) -> list[tuple[Tensor, float]]:
-        """The images after each of the ascending numbers of segments `counts`, in one pass through the chain, and the
-        seconds that each of them takes alone, the other reconstructions not included."""
-        return self._run(self._decode(stream, counts, None, None), self._exact(stream, counts[-1]))
-
-    def _run(self, chain: Chain[T], exact: bool) -> T:
-        """What `chain` returns; with an exact segment both sides need the same estimates to the last bit."""
-        with unsplit_operations() if exact else nullcontext():
-            return run(self.prior, [chain])[0]
-
-    def _exact(self, stream: Stream, count: int) -> bool:
-        """Whether the first `count` segments end with the exact one."""
-        return self._plan(stream.header).lossless and count == stream.announced
-
-    def _decode(
-        self, stream: Stream, counts: Sequence[int], reconstruction: str | None, progress: Progress | None
-    ) -> Chain[list[tuple[Tensor, float]]]:
-        """The image after each number of segments in `counts`, and the seconds it takes."""
-        header, plan = stream.header, self._plan(stream.header)
+    def decode_steps(
+        self, stream: Stream, counts: Sequence[int], reconstruction: str | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Tensor]:
+        """uint8 [3, H, W] after each of the ascending numbers of segments `counts`; see `decode`."""
+        header, params = stream.header, self._params(stream.header)
         for count in counts:
             if not 0 <= count <= len(stream.segments):
                 raise CodecError(f"the file has {len(stream.segments)} segments, not {count}")
-        side, _ = plan.read_side(stream.segments[0]) if stream.segments else (Side(), 0)
-        size = (header.height, header.width)
-        exact = self._exact(stream, counts[-1])
-        steps = counts[-1] - exact
-        images: list[tuple[Tensor, float]] = []
-        spent, mark = 0.0, time.perf_counter()
-        state = self.chain.start(size, side)
-        for index in range(steps + 1):
-            if index in counts:
-                before = time.perf_counter()
-                spent += before - mark
-                ending = self.chain.with_guidance(state, side, self.denoising_guidance)
-                x_hat = yield from self.chain.reconstruct(ending, reconstruction or self.ending(plan.preset))
-                image = self.prior.decode(x_hat, size)[0].cpu()
-                mark = time.perf_counter()
-                images.append((image, spent + mark - before))
-            if index < steps:
-                state = yield from self._receive(stream, plan, state)
-                if progress:
-                    progress(index + 1, steps + 1)
-        if exact:
-            estimate = yield state.denoise()
-            image = decode_exact(stream.segments[-1], estimate[0], size)
-            images.append((image, spent + time.perf_counter() - mark))
-        return images
+        size, first = (header.height, header.width), stream.segments[:1]
+        conditioning, _ = params.read_conditioning(first[0]) if first else (Conditioning(), 0)
+        lossless = params.lossless and counts[-1] == stream.announced  # the last segment is then no step
+        steps = counts[-1] - lossless
+        state = self.chain.start(size, conditioning)
+        for count in counts:
+            with self._reproducible(lossless):
+                while state.step < min(count, steps):
+                    state = receive_step(self.chain, stream, state)
+                    if progress:
+                        progress(state.step, steps + 1)
+                if count > steps:
+                    image = decode_exact(stream.segments[-1], self.chain.denoise(state)[0], size)
+                else:
+                    how = reconstruction or self.reconstruction_of(params.preset)
+                    last = self.chain.guided(state, conditioning, self.denoising_guidance)
+                    x_hat = reconstruct(self.chain, last, how, self.flow_steps)
+                    image = self.prior.decode(x_hat, size)[0].cpu()
+            yield image
 
-    def _receive(self, stream: Stream, plan: Plan, state: State) -> Chain[State]:
-        """The chain after one more segment, as the encoder had it."""
-        index = state.steps
-        segment = stream.segments[index]
-        partial = plan.partial if index == stream.announced - plan.lossless - 1 else 0
-        target, messages, lead = self.chain.read(plan, state, partial, stream.segments[:index], segment)
-        sent, payloads = [message for message in messages if message.bits], []
-        coder, rest = plan.make_coder(sum(message.bits for message in messages)), memoryview(segment)[lead:]
-        try:
-            for one in sent:
-                size = coder.payload_size(rest, one.part.size, one.bits, one.key)
-                payloads.append(rest[:size])
-                rest = rest[size:]
-            samples = coder.decode_many(
-                payloads, [one.part.size for one in sent], [one.bits for one in sent], [one.key for one in sent],
-                like=state.z,
-            )
-        except CoderError as error:
-            raise CodecError(f"segment {index + 1} is damaged: {error}") from error
-        sample = self.chain.join(self.chain.bands(plan, state.z), messages, samples)
-        x_hat = yield state.denoise()
-        return self.chain.advance(state, x_hat, target, sample)
+    def prefix(self, stream: Stream, segments: int) -> Stream:
+        """A complete stream of the first `segments` segments, at least one, as if `encode` had stopped there."""
+        header = stream.header
+        if segments < stream.announced:
+            header = replace(header, params=replace(self._params(header), partial=0, lossless=False).to_bytes())
+        return Stream(header, stream.segments[:segments])
 
-    # ---- what the container asks -----------------------------------------------------------------------------------
+    def _reproducible(self, needed: bool) -> AbstractContextManager[Any]:
+        """For a lossless segment both sides need the same estimates to the last bit."""
+        return unsplit_operations() if needed else nullcontext()
+
+    # ---- what the container and the evaluation ask ---------------------------------------------------------------
 
     def segment_size(self, header: Header, count: int, before: Sequence[bytes], rest: memoryview) -> int:
-        """Bytes of the segment at the start of `rest`, of `count` announced ones, behind the segments `before`.
-
-        Raises container.Truncated where `rest` is too short to tell.
-        """
-        plan = self._plan(header)
-        index = len(before)
-        if plan.lossless and index == count - 1:
+        """See SelfDelimiting.segment_size: schedule and budgets give the size of a step's payloads."""
+        params = self._params(header)
+        if params.lossless and len(before) == count - 1:
             return exact_size(rest)
-        if index >= len(self.schedules[plan.preset].levels):
-            raise CodecError("it announces more steps than its preset has")
-        if not rest:
+        if not rest:  # behind every segment, an empty one too, there is at least a checksum
             raise container.Truncated("no room for a segment")
-        level = self.schedules[plan.preset].levels[index - 1] if index else self.prior.num_levels
-        shape = self.prior.shape((header.height, header.width))
-        state = State(torch.empty(1, *shape, device="meta"), level, None, index)
-        partial = plan.partial if index == count - plan.lossless - 1 else 0
-        _, messages, size = self.chain.read(plan, state, partial, before, rest)
-        coder = plan.make_coder(sum(message.bits for message in messages))
-        try:
-            for one in messages:
-                size += coder.payload_size(rest[size:], one.part.size, one.bits, one.key) if one.bits else 0
-        except PayloadError as error:
-            raise container.Truncated(str(error)) from error
-        except CoderError as error:
-            raise CodecError(str(error)) from error
-        return size
+        return parse_segment(self.chain, header, count, before, rest).size
 
-    def _plan(self, header: Header) -> Plan:
+    def ideal_curve(self, image: Tensor, segments: Sequence[int], *, lossless: bool = False) -> list[IdealPoint]:
+        """See IdealCoding.ideal_curve."""
+        return ideal_curve(self, image, segments, lossless=lossless)
+
+    def _params(self, header: Header) -> HeaderParams:
         check_model(header, self.name, self.fingerprint)
-        plan = Plan.from_bytes(header.params)
-        if plan.preset >= len(self.schedules):
-            raise CodecError(f"the file uses preset {plan.preset}, and the model has {len(self.schedules)}")
-        return plan
+        params = HeaderParams.from_bytes(header.params)
+        if params.preset >= len(self.schedules):
+            raise CodecError(f"the file uses preset {params.preset}, and the model has {len(self.schedules)}")
+        return params

@@ -1,206 +1,316 @@
-"""The encoder's side of DiffC: what is worth sending, what each part of a step may cost, where a file ends.
+"""The encoder's side of DiffC: what is worth sending, what each group of a step may cost, where a file ends.
 
 Noise of one variance for all coordinates is not how a rate is best spent on squared error: what is smaller than the
 noise at the end of the file costs bits on the way there, and the denoiser then takes it for noise all the same (reverse
-water-filling, e.g. Cover and Thomas, *Elements of Information Theory*, 10.3.3).  So steps lead to an image that lacks
-it: where x differs from x0_hat by little, in a band of a block, the difference is weakened before it is sent.  That is
-the encoder's decision alone; what it is worth is in docs/decisions/0054-water-filling.md.
+water-filling, e.g. Cover and Thomas, *Elements of Information Theory*, 10.3.3).  So where x differs from x0_hat by
+little, in a subband of a block, the difference is made smaller before it is sent.  That is the encoder's decision
+alone; docs/decisions/0054-water-filling.md says what it gains.
+
+An :class:`ImageEncoder` takes one estimate of the network at a time; `encode_together` runs several of them, so that
+images of one size share the network's calls.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from ..base import Header, Stream
 from ..pixel_residual import encode_exact
-from .chain import SharedChain, State, budget_code
-from .header import Plan, Side
-from .lockstep import Chain
-from .subbands import Part, bands_of, step_bits
+from .chain import CalibratedStep, CodedGroup, Shape, SharedChain, State, budget_code
+from .header import Conditioning, HeaderParams
+from .subbands import SingleBand, Subbands, step_bits, subbands_of
 
-SIDE_SHARE = 0.02  # the budget of each part travels in the file when these bytes are at most this share of it
-WEAKEN_BLOCK = 32  # side of the blocks whose bands are weakened
-EXACT_ERROR = (16 / 127.5) ** 2  # mean squared error of the estimate from which an exact segment is tried
+CODES_SHARE = 0.02  # each group gets a budget code of its own when the codes are at most this share of the file
+WATER_FILLING_BLOCK = 32  # side of the blocks in whose subbands small differences are left out
+LOSSLESS_MSE = (16 / 127.5) ** 2  # error of the estimate from which a lossless end is tried
 
 Progress = Callable[[int, int], None]  # (steps done, steps at most)
 
 
-def weakened(difference: Tensor, end: float, weaken: float) -> Tensor:
-    """`difference` [1, C, h, w] = x0 - x0_hat without what the noise at log-SNR `end` would drown (Sender.weaken)."""
-    if not weaken:
+def water_filled(difference: Tensor, log_snr: float, water_filling: float) -> Tensor:
+    """`difference` [1, C, h, w] = x0 - x0_hat without what the noise at `log_snr`, where the file ends, would drown.
+
+    water_filling  half of a subband of a block stays where its mean square is this multiple of the noise's variance
+                   exp(-log_snr), more where it is larger; 0: everything stays
+    """
+    if not water_filling:
         return difference
     _, channels, height, width = difference.shape
-    return bands_of((channels, height, width), WEAKEN_BLOCK).weaken(difference, math.exp(end) / weaken)
+    subbands = subbands_of((channels, height, width), WATER_FILLING_BLOCK)
+    return subbands.water_fill(difference, math.exp(log_snr) / water_filling)
 
 
-@dataclass
-class Sender:
-    """Sends one image step by step.
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What is to be sent, and how far.
 
-    plan      what the file says but for its end and whether parts have budgets of their own, which `send` decides
-    x0        the image as the prior sees it, [1, C, h, w]
-    exact     uint8 image [3, H, W] to restore at the end: steps are then sent as long as each saves more in the exact
-              segment than it costs
-    steps     steps at most
-    limit     bytes of the file at most
-    weaken    a band of a block is sent by half where its squared error is this multiple of the noise's variance at the
-              end of the file, by more where it is larger; 0: everything is sent as it is
-    size      bytes of the file of a stream
+    x0             the image as the prior sees it, [1, C, h, w]
+    steps          steps at most
+    limit          bytes of the file at most
+    water_filling  see `water_filled`
     """
 
     chain: SharedChain
-    plan: Plan
-    side: Side
     x0: Tensor
-    exact: Tensor | None
     steps: int
     limit: float
-    weaken: float
-    size: Callable[[Stream], int]
-    progress: Progress | None
+    water_filling: float
 
-    def send(self, header: Header) -> Chain[Stream]:
-        """The stream under `header`, whose plan is completed; without segments if `limit` is too little for one."""
-        state = self.chain.start((header.height, header.width), self.side)
-        common = yield from self._common_code(state)
-        self.plan = replace(self.plan, budgets=common is None)
-        stream = Stream(self._completed(header), ())
-        whole: Stream | None = None
-        ratio = 1.0  # of the last step's bits to the calibrated ones
-        for index in range(self.steps + (self.exact is not None)):
-            x_hat = yield state.denoise()
-            close = index == self.steps or float((self.x0 - x_hat).square().mean()) < EXACT_ERROR
-            if self.exact is not None and close:
-                closed = replace(stream, segments=(*stream.segments, encode_exact(self.exact, x_hat[0])))
-                if whole is not None and closed.payload_bits >= whole.payload_bits:
-                    break
-                whole = closed
-                if index == self.steps:
-                    break
-            room = 8 * (self.limit - self.size(stream))
-            fitted = self._fit(stream, state, self._worthwhile(state, x_hat, room, ratio), common)
-            if fitted is None:
-                break
-            longer, target, sample, partial = fitted
-            parts = self.chain.parts(self.plan, state, target)
-            ratio = 8 * (self.size(longer) - self.size(stream)) / sum(part.bits for part in parts)
-            stream = longer
-            state = self.chain.advance(state, x_hat, target, sample)
-            if self.progress:
-                self.progress(index + 1, self.steps)
-            if partial:
-                stream = replace(stream, header=self._completed(header, partial))
-                break
-        return whole or stream
+    @property
+    def shape(self) -> Shape:
+        """(C, h, w) of x0."""
+        _, channels, height, width = self.x0.shape
+        return channels, height, width
 
-    def _completed(self, header: Header, partial: int = 0) -> Header:
-        return replace(header, params=replace(self.plan, partial=partial).to_bytes())
+    def steps_from(self, params: HeaderParams, number: int) -> Iterator[CalibratedStep]:
+        """The steps from `number` on as calibrated."""
+        return (self.chain.step(params, k, self.shape) for k in range(number, self.steps))
 
-    def _ahead(self, state: State) -> Iterator[tuple[State, tuple[Part, ...]]]:
-        """The steps from `state` on as calibrated: (where one ends, without its sample, its parts)."""
-        while state.steps < self.steps:
-            target = self.chain.target(self.plan, state, 0)
-            parts = self.chain.parts(self.plan, state, target)
-            state = replace(state, level=target, steps=state.steps + 1)
-            yield state, parts
+    def difference(
+        self, params: HeaderParams, state: State, x_hat: Tensor, bits_left: float, ratio: float
+    ) -> Tensor:
+        """x0 - x0_hat, water-filled for where the file is expected to end.
 
-    def _worthwhile(self, state: State, x_hat: Tensor, room: float, ratio: float) -> Tensor:
-        """x0 - x0_hat, weakened where it is small beside the noise at the end of the file.
-
-        room, ratio  bits left, and how many a step is expected to need for each calibrated one: where that leads to
+        bits_left, ratio  bits until the limit, and how many a step is expected to need for each calibrated one
         """
-        end = state
-        for ahead, parts in self._ahead(state):
-            end = ahead
-            room -= ratio * sum(part.bits for part in parts)
-            if room < 0:
+        end = state.timestep
+        for step in self.steps_from(params, state.step):
+            end = step.target
+            bits_left -= ratio * step.bits
+            if bits_left < 0:
                 break
-        return weakened(self.x0 - x_hat, self.chain.log_snr(end), self.weaken)
+        return water_filled(self.x0 - x_hat, self.chain.prior.log_snr(end), self.water_filling)
 
-    def _common_code(self, start: State) -> Chain[int | None]:
-        """The one budget code that suits a small image best, from a dry run without coder; None for a large one.
 
-        A byte per part is worth it as soon as these bytes are a small share of the file, or save more than they are.
+class BudgetChoice:
+    """Whether each group gets a budget code of its own, or one code serves the whole of a small file.
+
+    A byte per group is worth it as soon as the codes are a small share of the file, or save more than they cost.  Where
+    that is not clear from the calibration, the chain is run once without a coder.
+
+    state  whose estimate `advance` takes next; None once the choice is made
+    code   the one code for all groups; None: each has its own
+    """
+
+    def __init__(self, request: Request, params: HeaderParams, start: State) -> None:
+        self.request, self.params, self.limit = request, params, 8 * request.limit
+        self.code: int | None = None
+        self.undivided_bits = self.grouped_bits = self.calibrated_bits = 0.0
+        self.state = None if self._codes_cost_little() else start
+
+    def _codes_cost_little(self) -> bool:
+        bits, codes = 0.0, 0
+        for step in self.request.steps_from(self.params, 0):
+            bits, codes = bits + step.bits, codes + len(step.groups)
+            if bits > self.limit:
+                break
+        return 8 * codes <= CODES_SHARE * min(bits, self.limit)
+
+    def advance(self, x_hat: Tensor) -> None:
+        """Go one step on, with the estimate x_hat [1, C, h, w] at `state`."""
+        request, params, state = self.request, self.params, self.state
+        assert state is not None
+        chain, dimensions = request.chain, x_hat.numel()
+        step, subbands = chain.step(params, state.step, request.shape), chain.subbands(params, request.shape)
+        ratio = self.undivided_bits / self.calibrated_bits if self.calibrated_bits else 1.0
+        difference = request.difference(params, state, x_hat, self.limit - self.undivided_bits, ratio)
+        energies = subbands.energies(subbands.transform(difference))
+        self.grouped_bits += sum(8 + group.needed(step.gain, energies) for group in step.groups)
+        self.undivided_bits += step_bits(dimensions, step.gain * sum(energies) / dimensions)
+        self.calibrated_bits += chain.step(replace(params, group_budgets=False), state.step, request.shape).bits
+        if state.step + 1 < request.steps and min(self.undivided_bits, self.grouped_bits) <= self.limit:
+            mu = math.sqrt(step.gain) * difference.flatten()
+            self.state = chain.advance(state, x_hat, step.target, mu + chain.noise(state.step, dimensions))
+            return
+        self.state = None
+        if self.grouped_bits > (1 + CODES_SHARE) * self.undivided_bits:
+            self.code = budget_code(self.undivided_bits / self.calibrated_bits)
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """A difference x0 - x0_hat in the coordinates in which it is sent, and its squared error in every subband."""
+
+    subbands: Subbands | SingleBand
+    coefficients: Sequence[Tensor]
+    energies: Sequence[float]
+
+
+@dataclass(frozen=True, eq=False)
+class CodedStep:
+    """A step as it stands in the file, and the sample [1, C, h, w] that the decoder gets from it."""
+
+    segment: bytes
+    sample: Tensor
+
+
+class ImageEncoder:
+    """Encodes one image: `advance` takes the estimate at `pending`, until that is None; `stream` is then the file.
+
+    header          of the file; `params`, what its parameter bytes say, are completed here
+    lossless_image  uint8 [3, H, W] to restore at the end: steps are then sent as long as each saves more in the
+                    lossless segment than it costs; None for a lossy file
+    file_size       bytes of the file of a stream
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        header: Header,
+        params: HeaderParams,
+        conditioning: Conditioning,
+        lossless_image: Tensor | None,
+        file_size: Callable[[Stream], int],
+        progress: Progress | None,
+    ) -> None:
+        self.request, self.chain, self.params, self.conditioning = request, request.chain, params, conditioning
+        self.lossless_image, self.file_size, self.progress = lossless_image, file_size, progress
+        self._state: State | None = self.chain.start((header.height, header.width), conditioning)
+        self._steps = Stream(header, ())
+        self._lossless: Stream | None = None  # the shortest one so far
+        self._ratio = 1.0  # of the last step's bits to the calibrated ones
+        self._budgets = BudgetChoice(request, params, self._state)
+        self._begin_if_chosen()
+
+    @property
+    def pending(self) -> State | None:
+        """The state whose estimate comes next; None once the stream is complete."""
+        return self._budgets.state or self._state
+
+    @property
+    def stream(self) -> Stream:
+        """What has been encoded; without segments if the limit is too little for one step."""
+        return self._lossless or self._steps
+
+    def advance(self, x_hat: Tensor) -> None:
+        """Go on with the estimate x_hat [1, C, h, w] at `pending`."""
+        if self._budgets.state is not None:
+            self._budgets.advance(x_hat)
+            self._begin_if_chosen()
+            return
+        assert self._state is not None
+        if self._ends_lossless(self._state, x_hat) or not self._send(self._state, x_hat):
+            self._state = None
+
+    def _begin_if_chosen(self) -> None:
+        if self._budgets.state is None:
+            self.params = replace(self.params, group_budgets=self._budgets.code is None)
+            self._steps = replace(self._steps, header=self._completed_header(0))
+
+    def _completed_header(self, partial: int) -> Header:
+        return replace(self._steps.header, params=replace(self.params, partial=partial).to_bytes())
+
+    def _ends_lossless(self, state: State, x_hat: Tensor) -> bool:
+        """Whether the file is best ended here by a lossless segment, which is tried once the estimate is close."""
+        last = state.step == self.request.steps
+        if self.lossless_image is None:
+            return False
+        if not last and float((self.request.x0 - x_hat).square().mean()) >= LOSSLESS_MSE:
+            return False
+        segments = (*self._steps.segments, encode_exact(self.lossless_image, x_hat[0]))
+        tried = replace(self._steps, segments=segments)
+        if self._lossless is not None and tried.payload_bits >= self._lossless.payload_bits:
+            return True
+        self._lossless = tried
+        return last
+
+    def _send(self, state: State, x_hat: Tensor) -> bool:
+        """Append the next step, or as much of it as the limit allows; whether the chain goes on."""
+        before = self.file_size(self._steps)
+        bits_left = 8 * (self.request.limit - before)
+        difference = self.request.difference(self.params, state, x_hat, bits_left, self._ratio)
+        subbands = self.chain.subbands(self.params, self.request.shape)
+        coefficients = subbands.transform(difference)
+        found = self._largest_step(state, bits_left, Spectrum(subbands, coefficients, subbands.energies(coefficients)))
+        if found is None:
+            return False
+        step, coded, partial = found
+        self._steps = self._with(coded.segment)
+        self._ratio = 8 * (self.file_size(self._steps) - before) / step.bits
+        self._state = state = self.chain.advance(state, x_hat, step.target, coded.sample)
+        if self.progress:
+            self.progress(state.step, self.request.steps)
+        if partial:
+            self._steps = replace(self._steps, header=self._completed_header(partial))
+            return False
+        return state.step < self.request.steps or self.lossless_image is not None
+
+    def _largest_step(
+        self, state: State, bits_left: float, spectrum: Spectrum
+    ) -> tuple[CalibratedStep, CodedStep, int] | None:
+        """(step, coded step, partial) of the largest `partial` that fits, 0 being all of the step; None: nothing fits.
+
+        The bits of a shorter step are known in advance, because |mu|^2 = (SNR_s - SNR_t) |x - x0_hat|^2, and most
+        coders know the size of a payload; what others need beyond the KL is learned by trying.
         """
-        plan, chain, limit = self.plan, self.chain, 8 * self.limit
-        expected, codes = 0.0, 0
-        for _, parts in self._ahead(start):
-            expected, codes = expected + sum(part.bits for part in parts), codes + len(parts)
-            if expected > limit:
-                break
-        if 8 * codes <= SIDE_SHARE * min(expected, limit):
-            return None
-        undivided = replace(plan, budgets=False)
-        state, expected, whole, in_parts = start, 0.0, 0.0, 0.0
-        bands, dimensions = chain.bands(plan, self.x0), self.x0.numel()
-        for _ in range(self.steps):
-            target = chain.target(plan, state, 0)
-            x_hat = yield state.denoise()
-            difference = self._worthwhile(state, x_hat, limit - whole, whole / expected if expected else 1.0)
-            gain, energies = chain.gain(state, target), bands.energies(bands.transform(difference))
-            in_parts += sum(8 + part.needed(gain, energies) for part in chain.parts(plan, state, target))
-            whole += step_bits(dimensions, gain * sum(energies) / dimensions)
-            expected += sum(part.bits for part in chain.parts(undivided, state, target))
-            mu = math.sqrt(gain) * difference.flatten()
-            state = chain.advance(state, x_hat, target, mu + chain.noise(state.steps, dimensions))
-            if min(whole, in_parts) > limit:
-                break
-        return None if in_parts <= (1 + SIDE_SHARE) * whole else budget_code(whole / expected)
-
-    def _fit(
-        self, stream: Stream, state: State, difference: Tensor, common: int | None
-    ) -> tuple[Stream, int, Tensor, int] | None:
-        """The next step, as far as `limit` allows: (longer stream, level reached, sample, partial), or None.
-
-        difference  x0 - x0_hat, as far as it is worth sending
-        common      the budget code of all parts; None: each gets its own
-
-        Without a limit the step is sent whole.  Else the bits of a shorter step are known in advance, because
-        |mu|^2 = (SNR_s - SNR_t) |x - x0_hat|^2; the overhead of a coder that cannot tell is learned by trying.
-        """
-        plan, chain = self.plan, self.chain
-        bands = chain.bands(plan, difference)
-        coefficients = bands.transform(difference)
-        energies = bands.energies(coefficients)
-        room = self.limit - self.size(stream)
-        overhead = 1.0
+        overhead = 1.0  # bits in the file for each bit of KL
         for partial in (0, *range(255, 0, -1)):
-            target = chain.target(plan, state, partial)
-            if target == state.level:
-                return None
-            gain = chain.gain(state, target)
-            parts = chain.parts(plan, state, target)
-            if common is None:
-                codes = [budget_code(part.needed(gain, energies) / part.bits) for part in parts]
-            else:
-                codes = [common] * len(parts)
-            messages = chain.messages(parts, codes, state.steps)
-            budget = sum(message.bits for message in messages)
-            if overhead * budget > 8 * room:
+            step = self.chain.step(self.params, state.step, self.request.shape, partial)
+            if step.target == state.timestep:
+                break
+            codes = self._budget_codes(step, spectrum.energies)
+            groups = step.coded_groups(codes)
+            bits = sum(one.bits for one in groups)
+            if overhead * bits > bits_left:
                 continue
-            lead = bytes(codes) if plan.budgets else bytes(codes[:1]) if not stream.segments else b""
-            if not stream.segments:
-                lead = self.side.to_bytes() + lead
-
-            def with_payload(payload: bytes, lead: bytes = lead) -> Stream:
-                return replace(stream, segments=(*stream.segments, lead + payload))
-
-            coder = plan.make_coder(budget)
-            sent = [message for message in messages if message.bits]
-            sizes = [coder.fixed_size(one.part.size, one.bits, one.key) for one in sent]
-            known = [size for size in sizes if size is not None]
-            if known == sizes and self.size(with_payload(bytes(sum(known)))) > self.limit:
+            front = self._front(codes)
+            size = self._payload_size(groups)
+            if size is not None and not self._fits(front + bytes(size)):
                 continue
-            means = [math.sqrt(gain) * bands.gather(coefficients, one.part.bands) for one in sent]
-            coded = coder.encode_many(means, [one.bits for one in sent], [one.key for one in sent])
-            payload = b"".join(data for data, _ in coded)
-            longer = with_payload(payload)
-            if self.size(longer) <= self.limit:
-                sample = chain.join(bands, messages, [sample for _, sample in coded])
-                return longer, target, sample, partial
-            overhead = max(1.005 * overhead, 8 * len(payload) / budget) if budget else math.inf
+            coded = self._encode_step(step, front, groups, spectrum)
+            if self._fits(coded.segment):
+                return step, coded, partial
+            overhead = max(1.005 * overhead, 8 * (len(coded.segment) - len(front)) / bits) if bits else math.inf
         return None
+
+    def _budget_codes(self, step: CalibratedStep, energies: Sequence[float]) -> list[int]:
+        if self._budgets.code is not None:
+            return [self._budgets.code] * len(step.groups)
+        return [budget_code(group.needed(step.gain, energies) / group.bits) for group in step.groups]
+
+    def _front(self, codes: Sequence[int]) -> bytes:
+        """What stands in a segment before its payloads."""
+        first = not self._steps.segments
+        written = codes if self.params.group_budgets else codes[:1] if first else []
+        return (self.conditioning.to_bytes() if first else b"") + bytes(written)
+
+    def _payload_size(self, groups: Sequence[CodedGroup]) -> int | None:
+        """Bytes of a step's payloads; None where they cannot be known without encoding."""
+        coder = self.params.make_coder(sum(one.bits for one in groups))
+        sizes = [coder.fixed_size(one.group.size, one.bits, one.key) for one in groups if one.bits]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if len(known) == len(sizes) else None
+
+    def _encode_step(
+        self, step: CalibratedStep, front: bytes, groups: Sequence[CodedGroup], spectrum: Spectrum
+    ) -> CodedStep:
+        """The segment of a step: reverse-channel coding of mu = sqrt(SNR_s - SNR_t) (x0 - x0_hat), group by group."""
+        sent = [one for one in groups if one.bits]
+        coder = self.params.make_coder(sum(one.bits for one in sent))
+        subbands = spectrum.subbands
+        means = [
+            math.sqrt(step.gain) * subbands.gather(spectrum.coefficients, one.group.subbands) for one in sent
+        ]
+        coded = coder.encode_many(means, [one.bits for one in sent], [one.key for one in sent])
+        sample = self.chain.join(subbands, groups, [sample for _, sample in coded])
+        return CodedStep(front + b"".join(payload for payload, _ in coded), sample)
+
+    def _with(self, segment: bytes) -> Stream:
+        return replace(self._steps, segments=(*self._steps.segments, segment))
+
+    def _fits(self, segment: bytes) -> bool:
+        return self.file_size(self._with(segment)) <= self.request.limit
+
+
+def encode_together(chain: SharedChain, encoders: Sequence[ImageEncoder]) -> None:
+    """Run encoders to their end; those at one timestep, with latents of one shape, share a call of the network."""
+    while waiting := [(encoder, state) for encoder in encoders if (state := encoder.pending) is not None]:
+        noisiest = max((state for _, state in waiting), key=lambda state: state.timestep)  # laggards catch up first
+        group = [(encoder, state) for encoder, state in waiting if state.batch_key == noisiest.batch_key]
+        estimates = chain.denoise_batch([state for _, state in group])
+        for (encoder, _), x_hat in zip(group, estimates, strict=True):
+            encoder.advance(x_hat)

@@ -1,7 +1,8 @@
-"""What a DiffC file says besides its payloads: the plan in the header, prompt and guidance in the first segment.
+"""What a DiffC file says besides its payloads: two parameter bytes in the header, prompt and guidance in the first
+segment.
 
-The plan is two bytes.  A prompt or a guidance scale costs nothing where there is none: a flag of the plan announces it,
-and it stands in front of the first segment::
+A prompt or a guidance scale costs nothing where there is none: a flag in the header announces it, and it stands in
+front of the first segment::
 
     flags (1)                          1 prompt, 2 prompt is deflated, 4 guidance, 8 denoising guidance
     guidance (1), denoising guidance (1)   each if flagged, in eighths
@@ -27,7 +28,7 @@ CODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "trellis": ("trellis", {}),
     "trellis-quick": ("trellis", {"branches": 5e8}),  # a sixteenth of the search at most, for 1 to 3 % more bits
 }
-FAST = "fast"  # the preset whose default coder is "trellis-quick", and which ends without an ensemble
+FAST = "fast"  # the preset whose default coder is "trellis-quick", and which is reconstructed without an ensemble
 MAX_PRESETS = 8
 MAX_PROMPT = 4096  # bytes of UTF-8
 GUIDANCE_STEP = 1 / 8
@@ -51,78 +52,79 @@ DICTIONARY = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class HeaderParams:
     """What the two parameter bytes of a header say.
 
-    preset    index into the calibration's presets, below MAX_PRESETS
-    coder     position in CODERS
-    budgets   whether each segment starts with the budget codes of its parts; else one in the first serves all
-    lossless  whether the last segment restores the image exactly
-    partial   the last step goes partial / 256 of the way to its level; 0 means all the way
-    side      whether a Side stands in front of the first segment
+    preset         index into the calibration's presets, below MAX_PRESETS
+    coder          position in CODERS
+    group_budgets  whether each segment starts with the budget codes of its groups; else one in the first serves all
+    lossless       whether the last segment restores the image exactly
+    partial        the last step goes partial / 256 of the way to its timestep; 0 means all the way
+    conditioned    whether a Conditioning stands in front of the first segment
     """
 
     preset: int
     coder: int
-    budgets: bool
+    group_budgets: bool
     lossless: bool
     partial: int = 0
-    side: bool = False
+    conditioned: bool = False
 
     def make_coder(self, bits: float) -> ReverseChannelCoder:
-        """The reverse-channel coder of the file for a step whose parts carry `bits` together."""
+        """The reverse-channel coder of the file for a step whose groups carry `bits` together."""
         name, options = list(CODERS.values())[self.coder]
         return get_coder(name, **options).for_step(bits)
 
     def to_bytes(self) -> bytes:
-        flags = self.side << 7 | self.preset << 4 | self.lossless << 3 | self.budgets << 2 | self.coder
+        flags = self.conditioned << 7 | self.preset << 4 | self.lossless << 3 | self.group_budgets << 2 | self.coder
         return bytes([flags, self.partial])
 
     @classmethod
-    def from_bytes(cls, params: bytes) -> Plan:
+    def from_bytes(cls, params: bytes) -> HeaderParams:
         flags = params[0]
         if flags & 3 >= len(CODERS):
             raise CodecError("the file was written by a reverse-channel coder this program does not know")
         return cls(flags >> 4 & 7, flags & 3, bool(flags & 4), bool(flags & 8), params[1], bool(flags & 128))
 
-    def read_side(self, first: bytes | memoryview) -> tuple[Side, int]:
+    def read_conditioning(self, first: bytes | memoryview) -> tuple[Conditioning, int]:
         """(what the prior is conditioned on, number of bytes it takes) of the first segment."""
-        return Side.from_bytes(first) if self.side else (Side(), 0)
+        return Conditioning.from_bytes(first) if self.conditioned else (Conditioning(), 0)
 
     def read_codes(
-        self, before: Sequence[bytes], segment: bytes | memoryview, parts: int
+        self, before: Sequence[bytes], segment: bytes | memoryview, groups: int
     ) -> tuple[Sequence[int], int]:
-        """(codes of the `parts` of a segment behind those `before`, number of bytes in front of its payloads)."""
+        """(budget codes of a segment's `groups`, bytes in front of its payloads), behind the segments `before`."""
         first = before[0] if before else segment
-        _, lead = self.read_side(first)
-        if self.budgets:
-            start = 0 if before else lead
-            codes = bytes(segment[start : start + parts])
-            if len(codes) < parts:
+        _, offset = self.read_conditioning(first)
+        if self.group_budgets:
+            start = 0 if before else offset
+            codes = bytes(segment[start : start + groups])
+            if len(codes) < groups:
                 raise container.Truncated("no room for the budgets")
-            return codes, start + parts
-        if lead >= len(first):
+            return codes, start + groups
+        if offset >= len(first):
             raise container.Truncated("no room for a budget")
-        return [first[lead]] * parts, 0 if before else lead + 1
+        return [first[offset]] * groups, 0 if before else offset + 1
 
 
 @dataclass(frozen=True)
-class Side:
+class Conditioning:
     """What the prior is conditioned on.
 
-    prompt    text, at most MAX_PROMPT bytes
-    guidance  scale of the chain that encoder and decoder run alike, in eighths from 0 to 31.875
-    ending    scale of the final reconstruction, which the decoder may replace; None: as `guidance`
+    prompt              text, at most MAX_PROMPT bytes
+    guidance            scale of the chain that encoder and decoder run alike, in eighths from 0 to 31.875
+    denoising_guidance  scale of the final reconstruction, which the decoder may replace; None: as `guidance`
     """
 
     prompt: str = ""
     guidance: float = 1.0
-    ending: float | None = None
+    denoising_guidance: float | None = None
 
     def __post_init__(self) -> None:
         if len(self.prompt.encode()) > MAX_PROMPT:
             raise CodecError(f"a prompt may have at most {MAX_PROMPT} bytes")
-        for scale in (self.guidance, self.guidance if self.ending is None else self.ending):
+        last = self.guidance if self.denoising_guidance is None else self.denoising_guidance
+        for scale in (self.guidance, last):
             if not 0 <= scale < 256 * GUIDANCE_STEP or scale % GUIDANCE_STEP:
                 raise CodecError(f"a guidance scale must be a multiple of 1/8 between 0 and 31.875, not {scale:g}")
 
@@ -136,15 +138,15 @@ class Side:
         flags = PROMPT * bool(text) | DEFLATED * (bool(text) and short is deflated)
         if self.guidance != 1:
             flags, scales = flags | GUIDANCE, bytes([int(self.guidance / GUIDANCE_STEP)])
-        if self.ending is not None and self.ending != self.guidance:
-            flags, scales = flags | DENOISING, scales + bytes([int(self.ending / GUIDANCE_STEP)])
+        if self.denoising_guidance is not None and self.denoising_guidance != self.guidance:
+            flags, scales = flags | DENOISING, scales + bytes([int(self.denoising_guidance / GUIDANCE_STEP)])
         if not flags:
             return b""
         return bytes([flags]) + scales + (container.varint(len(short)) + short if text else b"")
 
     @classmethod
-    def from_bytes(cls, data: bytes | memoryview) -> tuple[Side, int]:
-        """(side, number of bytes) at the start of a first segment; raises container.Truncated or CodecError."""
+    def from_bytes(cls, data: bytes | memoryview) -> tuple[Conditioning, int]:
+        """(conditioning, number of bytes) at the start of a first segment; raises container.Truncated or CodecError."""
         if not data:
             raise container.Truncated("the file ends before its prompt")
         flags, offset = data[0], 1

@@ -1,22 +1,24 @@
-"""Which noise levels DiffC visits and how many bits it expects to spend on the way.
+"""Which timesteps DiffC visits and how many bits it expects to spend on the way.
 
-A calibration belongs to a model: one or more named presets, each a descending list of noise levels and, for every
-level the chain starts a step from, the mean squared error of x0_hat per dimension measured on photos.  Both sides
+A calibration belongs to a model: one or more named presets, each a descending list of timesteps and, for every
+timestep that a step starts from, the mean squared error of x0_hat per dimension measured on photos.  Both sides
 derive a step's expected KL from it (DiffC, Theis et al. 2022; per dimension, with the variance of the reverse process
 raised to what the error makes of it)::
 
     KL(t -> s) = d / 2 log2(1 + (SNR_s - SNR_t) mse_t)
 
-because the whitened mean difference of q(z_s | z_t, x) and p(z_s | z_t) has |mu|^2 = (SNR_s - SNR_t) |x - x0_hat|^2.
-A calibration may also say how that error is spread over bands (bands.py); a step is then the sum of its parts.
-How a calibration is made is in codecs/diffc/calibrate.py; this file only reads it.
+because the means of q(z_s | z_t, x) and p(z_s | z_t), in units of q's standard deviation, are mu apart with
+|mu|^2 = (SNR_s - SNR_t) |x - x0_hat|^2 (VDM eq. 13 is the mean of |mu|^2 / 2, the KL in nats at q's variance).
+A calibration may also say how that error is spread over subbands (subbands.py); a step is then the sum of its groups.
+How a calibration is made is in calibrate.py; this file only reads it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +29,30 @@ from ...lightning_modules.priors.interface import Prior
 
 @dataclass(frozen=True)
 class Schedule:
-    """levels  noise levels the chain stops at, descending; it starts from pure noise at the prior's num_levels
-    mse      expected squared error of x0_hat per dimension when leaving pure noise and each level but the last
-    bands    the same for every band of bands.py, [levels][bands]; None where that was not measured
+    """A preset of a calibration.
+
+    timesteps    where steps end, descending; the chain starts from pure noise at the prior's num_levels
+    mse          expected squared error of x0_hat per dimension when leaving pure noise and each timestep but the last
+    subband_mse  the same for every subband, [timesteps][subbands]; None where that was not measured
+    Raises ModelError.
     """
 
     name: str
-    levels: tuple[int, ...]
+    timesteps: tuple[int, ...]
     mse: tuple[float, ...]
-    bands: tuple[tuple[float, ...], ...] | None = field(default=None, repr=False)
+    subband_mse: tuple[tuple[float, ...], ...] | None = None
 
     def __post_init__(self) -> None:
-        if not self.levels or len(self.levels) != len(self.mse):
-            raise ModelError(f"preset {self.name!r} needs as many errors as levels")
-        if any(a <= b for a, b in zip(self.levels, self.levels[1:], strict=False)) or self.levels[-1] < 1:
-            raise ModelError(f"the levels of preset {self.name!r} must descend and stay above 0")
+        if not self.timesteps or len(self.timesteps) != len(self.mse):
+            raise ModelError(f"preset {self.name!r} needs as many errors as timesteps")
+        if any(a <= b for a, b in zip(self.timesteps, self.timesteps[1:], strict=False)) or self.timesteps[-1] < 1:
+            raise ModelError(f"the timesteps of preset {self.name!r} must descend and stay above 0")
         if not all(error > 0 and math.isfinite(error) for error in self.mse):
             raise ModelError(f"the errors of preset {self.name!r} must be positive")
-        if self.bands is not None:
-            if len(self.bands) != len(self.levels) or len({len(row) for row in self.bands}) != 1:
-                raise ModelError(f"preset {self.name!r} needs the errors of all bands for every level")
-            if not all(error > 0 and math.isfinite(error) for row in self.bands for error in row):
+        if self.subband_mse is not None:
+            if len(self.subband_mse) != len(self.timesteps) or len({len(row) for row in self.subband_mse}) != 1:
+                raise ModelError(f"preset {self.name!r} needs the errors of all subbands for every timestep")
+            if not all(error > 0 and math.isfinite(error) for row in self.subband_mse for error in row):
                 raise ModelError(f"the errors of preset {self.name!r} must be positive")
 
 
@@ -56,10 +61,28 @@ def snr_gain(log_snr_s: float, log_snr_t: float) -> float:
     return math.exp(log_snr_s) - math.exp(log_snr_t)
 
 
-def fingerprint_text(schedules: Sequence[Schedule]) -> str:
-    """What enters the fingerprint of a model that is used with other presets than those beside it."""
-    bands = [one.bands for one in schedules if one.bands is not None]
-    return repr(schedules) + (repr(bands) if bands else "")
+def schedule_identity(fingerprint: bytes, schedules: Sequence[Schedule]) -> bytes:
+    """The 4-byte fingerprint of a model that is used with other presets than those beside it."""
+    return hashlib.sha256(fingerprint + identity_text(schedules).encode()).digest()[:4]
+
+
+def identity_text(schedules: Sequence[Schedule]) -> str:
+    """The presets as text, part of the file format: a file is tied to it through `schedule_identity`.
+
+    The words of the text are fixed, whatever the fields are called here.  Numbers stand as Python writes them: the
+    shortest decimal that gives the same float64.
+    """
+    presets = ", ".join(
+        f"Schedule(name={one.name!r}, levels={_tuple(one.timesteps)}, mse={_tuple(one.mse)})" for one in schedules
+    )
+    tables = [_tuple(map(_tuple, one.subband_mse), str) for one in schedules if one.subband_mse is not None]
+    return f"[{presets}]" + (f"[{', '.join(tables)}]" if tables else "")
+
+
+def _tuple(values: Iterable[Any], text: Callable[[Any], str] = repr) -> str:
+    """(a, b, c), and (a,) for one alone."""
+    words = [text(value) for value in values]
+    return f"({', '.join(words)}{',' if len(words) == 1 else ''})"
 
 
 def find_schedules(prior: Prior, name: str | None = None) -> tuple[list[Schedule], bool]:
@@ -96,7 +119,7 @@ def parse_schedules(table: dict[str, Any], where: str) -> list[Schedule]:
         presets = table["presets"]
         return [
             Schedule(
-                p["name"], tuple(int(level) for level in p["levels"]), tuple(float(mse) for mse in p["mse"]),
+                p["name"], tuple(int(t) for t in p["levels"]), tuple(float(mse) for mse in p["mse"]),
                 tuple(tuple(float(mse) for mse in row) for row in p["bands"]) if "bands" in p else None,
             )
             for p in presets

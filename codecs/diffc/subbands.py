@@ -1,10 +1,10 @@
-"""Coordinates in which an estimate's error is far from white, so that a step can be sent in parts of unlike variance.
+"""Coordinates in which an estimate's error is far from white, so that a step can be sent in groups of unlike variance.
 
 With one variance of p for all d coordinates a step costs d/2 log2(1 + gain E) bits, E the mean squared error.  The
-logarithm is concave: where the error is spread unevenly, a variance for every part costs less, and the sample is the
+logarithm is concave: where the error is spread unevenly, a variance for every group costs less, and the sample is the
 same.  What a denoiser misses is coarse rather than fine and brightness rather than colour, so the coordinates are a
-blockwise cosine transform of opponent colours, and a band is one channel in half an octave of spatial frequency.  The
-transform is orthonormal: q's noise is as white there as it was.  docs/decisions/0053-bands.md has the measurements.
+blockwise cosine transform of opponent colours, and a subband is one channel in half an octave of spatial frequency.
+The transform is orthonormal: q's noise is as white there as it was.  docs/decisions/0053-bands.md has the measurements.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ import torch
 from torch import Tensor
 
 BLOCK = 128  # side of a block of the transform; what is left at the right and at the bottom is a narrower one
-RADII = 16  # bands of a channel: the mean of a block, then half-octaves of frequency up to the diagonal
-PART_PRICE = 16.0  # bits that a part must save to be sent by itself: its budget code, the ends of its codeword
+RADII = 16  # subbands of a channel: the mean of a block, then half-octaves of frequency up to the diagonal
+GROUP_PRICE = 16.0  # bits that a group must save to be sent by itself: its budget code, the ends of its codeword
 
 OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))  # brightness, red - blue, their mean - green
 
 
 @dataclass(frozen=True)
-class Part:
-    """Bands that a step sends as one message: `size` coordinates in all, `bits` of KL by the calibration."""
+class Group:
+    """Subbands that a step sends together: `size` coordinates in all, `bits` of KL by the calibration."""
 
-    bands: tuple[int, ...]
+    subbands: tuple[int, ...]
     size: int
     bits: float
 
     def needed(self, gain: float, energies: Sequence[float]) -> float:
-        """KL in bits for an image whose squared error in every band is `energies`, when the step adds `gain`."""
-        return step_bits(self.size, gain * sum(energies[band] for band in self.bands) / self.size)
+        """KL in bits for an image whose squared error in every subband is `energies`, when the step adds `gain`."""
+        return step_bits(self.size, gain * sum(energies[k] for k in self.subbands) / self.size)
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,17 @@ class Region:
     height: int
     width: int
 
-    def bands(self, channels: int) -> Tensor:
-        """Band of the coefficient (channel, u, v), int64 [channels * height * width]."""
+    def subbands(self, channels: int) -> Tensor:
+        """Subband of the coefficient (channel, u, v), int64 [channels * height * width]."""
         radii = [radius(u, v, self.height, self.width) for u, v in product(range(self.height), range(self.width))]
         return (RADII * torch.arange(channels)[:, None] + torch.tensor(radii)).flatten()
 
 
-class Bands:
-    """The transform of tensors [1, C, h, w] and what belongs to each of its C * RADII bands.
+class Subbands:
+    """The transform of tensors [1, C, h, w] and what belongs to each of its C * RADII subbands.
 
     block   side of its blocks
-    counts  coefficients of every band
+    counts  coefficients of every subband
     """
 
     def __init__(self, shape: tuple[int, int, int], block: int = BLOCK) -> None:
@@ -67,9 +67,9 @@ class Bands:
             Region(rows, columns, rows_block, columns_block)
             for (rows, rows_block), (columns, columns_block) in product(_blocks(height, block), _blocks(width, block))
         ]
-        self._bands = [region.bands(channels) for region in self.regions]
+        self._subbands = [region.subbands(channels) for region in self.regions]
         counts = torch.zeros(channels * RADII, dtype=torch.int64)
-        for region, bands in zip(self.regions, self._bands, strict=True):
+        for region, bands in zip(self.regions, self._subbands, strict=True):
             counts += math.prod(self._grid(region)) * torch.bincount(bands, minlength=len(counts))
         self.counts: tuple[int, ...] = tuple(counts.tolist())
 
@@ -79,41 +79,44 @@ class Bands:
         return [
             torch.einsum("un,chnwm,vm->cuvhw", _cosines(r.height).to(x), self._cut(x, r), _cosines(r.width).to(x))
             .reshape(len(bands), -1)
-            for r, bands in zip(self.regions, self._bands, strict=True)
+            for r, bands in zip(self.regions, self._subbands, strict=True)
         ]
 
     def energies(self, coefficients: Sequence[Tensor]) -> list[float]:
-        """Sum of squares of every band."""
+        """Sum of squares of every subband."""
         total = torch.zeros(len(self.counts), dtype=torch.float64)
-        for matrix, bands in zip(coefficients, self._bands, strict=True):
+        for matrix, bands in zip(coefficients, self._subbands, strict=True):
             total.index_add_(0, bands, matrix.double().square().sum(1).cpu())
         return total.tolist()
 
-    def gather(self, coefficients: Sequence[Tensor], bands: Iterable[int]) -> Tensor:
-        """The coefficients of `bands` as one vector."""
-        rows = self._rows(bands)
+    def gather(self, coefficients: Sequence[Tensor], subbands: Iterable[int]) -> Tensor:
+        """The coefficients of `subbands` as one vector."""
+        rows = self._rows(subbands)
         found = [matrix[row.to(matrix.device)] for matrix, row in zip(coefficients, rows, strict=True)]
         return torch.cat([matrix.flatten() for matrix in found])
 
-    def weaken(self, x: Tensor, scale: float) -> Tensor:
-        """x [1, C, h, w] with every band of every single block multiplied by u / (1 + u), u = scale * mean square."""
+    def water_fill(self, x: Tensor, scale: float) -> Tensor:
+        """x [1, C, h, w] with every subband of every single block multiplied by u / (1 + u), u = scale * mean square.
+
+        A Wiener gain: what is small beside noise of variance 1 / scale goes, what is large stays.
+        """
         matrices = self.transform(x)
-        for matrix, bands in zip(matrices, self._bands, strict=True):
+        for matrix, bands in zip(matrices, self._subbands, strict=True):
             bands = bands.to(matrix.device)
             sums = matrix.new_zeros(len(self.counts), matrix.shape[1]).index_add_(0, bands, matrix.square())
             u = scale * sums / torch.bincount(bands, minlength=len(sums)).clamp(min=1)[:, None]
             matrix *= (u / (1 + u))[bands]
         return self.invert(matrices)
 
-    def join(self, parts: Sequence[tuple[Iterable[int], Tensor]]) -> Tensor:
-        """The tensor [1, C, h, w] whose coefficients are given as (bands, vector as of `gather`), each band once."""
+    def join(self, groups: Sequence[tuple[Iterable[int], Tensor]]) -> Tensor:
+        """The tensor [1, C, h, w] of coefficients given as (subbands, vector as of `gather`), each subband once."""
         matrices = [
-            parts[0][1].new_empty(len(bands), math.prod(self._grid(region)))
-            for region, bands in zip(self.regions, self._bands, strict=True)
+            groups[0][1].new_empty(len(bands), math.prod(self._grid(region)))
+            for region, bands in zip(self.regions, self._subbands, strict=True)
         ]
-        for bands, vector in parts:
+        for wanted, vector in groups:
             start = 0
-            for matrix, row in zip(matrices, self._rows(bands), strict=True):
+            for matrix, row in zip(matrices, self._rows(wanted), strict=True):
                 end = start + len(row) * matrix.shape[1]
                 matrix[row.to(matrix.device)] = vector[start:end].view(len(row), matrix.shape[1])
                 start = end
@@ -134,8 +137,8 @@ class Bands:
     @staticmethod
     def _cut(x: Tensor, region: Region) -> Tensor:
         """A view of a region's pixels as blocks, [C, down, height, across, width]."""
-        part = x[:, region.rows, region.columns]
-        return part.unflatten(2, (-1, region.width)).unflatten(1, (-1, region.height))
+        pixels = x[:, region.rows, region.columns]
+        return pixels.unflatten(2, (-1, region.width)).unflatten(1, (-1, region.height))
 
     @staticmethod
     def _grid(region: Region) -> tuple[int, int]:
@@ -143,72 +146,75 @@ class Bands:
         down, across = (where.stop - where.start for where in (region.rows, region.columns))
         return down // region.height, across // region.width
 
-    def _rows(self, bands: Iterable[int]) -> list[Tensor]:
-        """Rows of every region's matrix that belong to `bands`, ascending."""
-        wanted = torch.tensor(sorted(bands))
-        return [torch.isin(own, wanted).nonzero()[:, 0] for own in self._bands]
+    def _rows(self, subbands: Iterable[int]) -> list[Tensor]:
+        """Rows of every region's matrix that belong to `subbands`, ascending."""
+        wanted = torch.tensor(sorted(subbands))
+        return [torch.isin(own, wanted).nonzero()[:, 0] for own in self._subbands]
 
 
-class Whole:
-    """What Bands is, for a calibration that does not know bands: the tensor as it is, as one band."""
+class SingleBand:
+    """What Subbands is, for a calibration that knows no subbands: the tensor as it is, as one subband."""
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self.shape, self.counts = shape, (math.prod(shape),)
 
     def transform(self, x: Tensor) -> list[Tensor]:
-        """See Bands.transform."""
+        """See Subbands.transform."""
         return [x.reshape(1, -1)]
 
     def energies(self, coefficients: Sequence[Tensor]) -> list[float]:
-        """See Bands.energies."""
+        """See Subbands.energies."""
         return [float(coefficients[0].double().square().sum())]
 
-    def gather(self, coefficients: Sequence[Tensor], bands: Iterable[int]) -> Tensor:
-        """See Bands.gather."""
+    def gather(self, coefficients: Sequence[Tensor], subbands: Iterable[int]) -> Tensor:
+        """See Subbands.gather."""
         return coefficients[0][0]
 
-    def join(self, parts: Sequence[tuple[Iterable[int], Tensor]]) -> Tensor:
-        """See Bands.join."""
-        return parts[0][1].view(1, *self.shape)
+    def join(self, groups: Sequence[tuple[Iterable[int], Tensor]]) -> Tensor:
+        """See Subbands.join."""
+        return groups[0][1].view(1, *self.shape)
 
 
 @lru_cache(maxsize=16)
-def bands_of(shape: tuple[int, int, int], block: int = BLOCK) -> Bands:
-    """The bands of tensors [1, *shape]."""
-    return Bands(shape, block)
+def subbands_of(shape: tuple[int, int, int], block: int = BLOCK) -> Subbands:
+    """The subbands of tensors [1, *shape]."""
+    return Subbands(shape, block)
 
 
-_Sum = tuple[tuple[int, ...], int, float]  # bands, coordinates, squared error over all of them
+_Sum = tuple[tuple[int, ...], int, float]  # subbands, coordinates, squared error over all of them
 
 
 @lru_cache(maxsize=4096)
-def divide(counts: tuple[int, ...], errors: tuple[float, ...], gain: float) -> tuple[Part, ...]:
-    """The parts in which a step that adds `gain` to the SNR is sent, from the smallest error to the largest.
+def group_subbands(counts: tuple[int, ...], mse: tuple[float, ...], gain: float) -> tuple[Group, ...]:
+    """The groups in which a step that adds `gain` to the SNR is sent, from the smallest error to the largest.
 
-    counts, errors  coefficients of every band, and their expected squared error
-    Bands of like errors are merged as long as that costs less than PART_PRICE.
+    counts, mse  coefficients of every subband, and their expected squared error
+    Greedy: the two neighbours whose merging costs least are merged, as long as that costs less than GROUP_PRICE.
     """
-    known = sorted((error, band) for band, error in enumerate(errors) if counts[band])
-    parts: list[_Sum] = [((band,), counts[band], counts[band] * error) for error, band in known]
+    known = sorted((error, k) for k, error in enumerate(mse) if counts[k])
+    groups: list[_Sum] = [((k,), counts[k], counts[k] * error) for error, k in known]
 
     def merged(k: int) -> _Sum:
-        (a, size_a, sum_a), (b, size_b, sum_b) = parts[k : k + 2]
+        (a, size_a, sum_a), (b, size_b, sum_b) = groups[k : k + 2]
         return a + b, size_a + size_b, sum_a + sum_b
 
-    def bits(part: _Sum) -> float:
-        return step_bits(part[1], gain * part[2] / part[1])
+    def bits(group: _Sum) -> float:
+        return step_bits(group[1], gain * group[2] / group[1])
 
-    while len(parts) > 1:
-        losses = [bits(merged(k)) - bits(parts[k]) - bits(parts[k + 1]) for k in range(len(parts) - 1)]
+    while len(groups) > 1:
+        losses = [bits(merged(k)) - bits(groups[k]) - bits(groups[k + 1]) for k in range(len(groups) - 1)]
         least = min(range(len(losses)), key=losses.__getitem__)
-        if losses[least] >= PART_PRICE:
+        if losses[least] >= GROUP_PRICE:
             break
-        parts[least : least + 2] = [merged(least)]
-    return tuple(Part(part[0], part[1], bits(part)) for part in parts)
+        groups[least : least + 2] = [merged(least)]
+    return tuple(Group(group[0], group[1], bits(group)) for group in groups)
 
 
 def step_bits(dimensions: int, energy: float) -> float:
-    """KL in bits of a step whose whitened mean difference has |mu|^2 / d = `energy`, at the best variance."""
+    """KL(N(mu, I) || N(0, v I)) in bits at the best variance v = 1 + energy, for |mu|^2 / d = `energy`, mu in R^d.
+
+    That is d/2 log2 v with d = `dimensions`; with v = 1 it would be |mu|^2 / (2 ln 2), as in Theis et al. 2022.
+    """
     return 0.5 * dimensions * math.log2(1 + energy)
 
 

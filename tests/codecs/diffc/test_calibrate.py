@@ -152,7 +152,7 @@ def test_coder_is_charged_what_it_spends() -> None:
     assert ratio(np.array([1 / 32]))[0] == pytest.approx(1, abs=0.3)
     assert ratio(np.array([0.5]))[0] == pytest.approx(1, abs=0.1)
     table = calibrate(GaussianPrior(), IMAGES[:1], {"default": 6}, rate=0.5, stride=4, coder=get_coder("trellis"))
-    assert parse_schedules(table, "table")[0].levels[-1] == 1
+    assert parse_schedules(table, "table")[0].timesteps[-1] == 1
 
 
 @pytest.mark.parametrize(("name", "steps"), [("sd15", 161), ("sd21", 161), ("sdxl", 161), ("flux", 152), ("sd3", 152)])
@@ -165,20 +165,20 @@ def test_shipped_schedules_hold_the_published_figures(name: str, steps: int, sha
     }[name]  # fmt: skip
     presets = parse_schedules(json.loads(resource(f"configs/diffc/{name}.json").read_text()), name)
     assert [preset.name for preset in presets] == ["12", "20", "54", "163"]
-    assert [len(preset.levels) for preset in presets] == [12, 20, 54, steps]
+    assert [len(preset.timesteps) for preset in presets] == [12, 20, 54, steps]
     full = presets[-1]
-    assert list(full.levels) == published[key]["encoding_timesteps"]
+    assert list(full.timesteps) == published[key]["encoding_timesteps"]
     log_snr = _flow if key == "Flux" else _ddpm
     start = log_snr(1000)  # where the published chain begins
     for mse, level, before, bits in zip(
-        full.mse, full.levels, (None, *full.levels[:-1]), published[key]["dkl_per_step_bits"], strict=True
+        full.mse, full.timesteps, (None, *full.timesteps[:-1]), published[key]["dkl_per_step_bits"], strict=True
     ):
         gain = snr_gain(log_snr(level), start if before is None else log_snr(before))
         assert gain * mse * dimensions / (2 * math.log(2)) == pytest.approx(bits, rel=1e-3)
     for preset in presets[:-1]:
-        assert set(preset.levels) <= set(full.levels)
-        errors = dict(zip((1000, *full.levels), full.mse, strict=False))
-        assert preset.mse == tuple(errors[level] for level in (1000, *preset.levels[:-1]))
+        assert set(preset.timesteps) <= set(full.timesteps)
+        errors = dict(zip((1000, *full.timesteps), full.mse, strict=False))
+        assert preset.mse == tuple(errors[level] for level in (1000, *preset.timesteps[:-1]))
 
 
 def _ddpm(level: int) -> float:

@@ -1,0 +1,43 @@
+"""Schedules as files are tied to them: the text and the bytes must never change, whatever the code calls its fields."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diffpress.codecs.diffc.schedule import Schedule, find_schedules, identity_text, schedule_identity
+from diffpress.lightning_modules import ModelError, load_model
+
+GOLDEN = Path(__file__).resolve().parents[2] / "golden"
+ONE = Schedule("default", (600, 500), (0.1, 0.2))
+SHORT = Schedule("it's", (7,), (1e-05,), ((1.0, 0.25),))
+
+
+@pytest.mark.parametrize(("schedules", "text"), [
+    ([ONE], "[Schedule(name='default', levels=(600, 500), mse=(0.1, 0.2))]"),
+    (
+        [ONE, SHORT],
+        "[Schedule(name='default', levels=(600, 500), mse=(0.1, 0.2)), "
+        "Schedule(name=\"it's\", levels=(7,), mse=(1e-05,))][((1.0, 0.25),)]",
+    ),
+])  # fmt: skip
+def test_identity_text(schedules: list[Schedule], text: str) -> None:
+    assert identity_text(schedules) == text
+
+
+def test_identity_of_a_golden_schedule() -> None:
+    """bands.dfc begins with it: magic, version and codec, then the fingerprint."""
+    prior = load_model(GOLDEN / "diffc-model", device="cpu")
+    schedules, covered = find_schedules(prior, str(GOLDEN / "bands.json"))
+    assert not covered
+    assert schedule_identity(prior.fingerprint, schedules) == (GOLDEN / "bands.dfc").read_bytes()[3:7]
+
+
+@pytest.mark.parametrize(("timesteps", "mse", "message"), [
+    ((), (), "as many errors"), ((5, 4), (0.1,), "as many errors"), ((5, 5), (0.1, 0.1), "must descend"),
+    ((5, 0), (0.1, 0.1), "stay above 0"), ((5,), (0.0,), "positive"), ((5,), (float("inf"),), "positive"),
+])  # fmt: skip
+def test_unusable_schedules_are_refused(timesteps: tuple[int, ...], mse: tuple[float, ...], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        Schedule("x", timesteps, mse)
