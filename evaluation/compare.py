@@ -9,22 +9,25 @@ from __future__ import annotations
 import glob
 import itertools
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from torch.utils.tensorboard import SummaryWriter
+
 from ..codecs import CodecError
 from ..data import read_image, write_file
 from ..data.datasets import NamedImages
 from .bd import MIN_POINTS
-from .learned_metrics import LearnedMetrics
-from .loop import EvaluationModule, read_record, record_path, run
-from .measure import Record, sentence
-from .plots import draw, save_figure
+from .loop import EvaluationLoop, record_path, run
+from .metrics.learned import LearnedMetrics
 from .points import CodecSpec
 from .published import read_curves
+from .records import Record, read_record, sentence
+from .report.plots import draw, save_figure
 from .results import (
     TITLES,
     Curve,
@@ -173,7 +176,6 @@ def tensorboard(comparison: Comparison, writer: Any) -> None:
             own += sorted((folder / spec.slug).glob(f"{glob.escape(name)}-*.webp"))
         for picture in filter(Path.is_file, own):
             writer.add_image(str(picture.relative_to(folder))[: -len(".webp")], read_image(picture), 0)
-    writer.flush()
 
 
 def evaluate(
@@ -203,29 +205,26 @@ def evaluate(
     known = [*(spec.label for spec in specs), *(curve.codec for curve in curves)]
     if anchor and anchor not in known:
         raise CodecError(f"--anchor {anchor}: no such curve among {', '.join(known)}")
-    results: list[Comparison] = []
-
-    def finish(writer: Any) -> None:
-        comparison = collect(
-            specs,
-            data.names,
-            out,
-            data=data.name,
-            command=command,
-            anchor=anchor,
-            published=curves,
-            pictures=pictures,
-            notes=[*notes, *learned.notes],
-        )
-        _add_set_metrics(comparison, learned)
-        write_outputs(comparison)
-        if writer is not None:
-            tensorboard(comparison, writer)
-        results.append(comparison)
-
-    module = EvaluationModule(specs, data, out, learned.image, pictures, hypothetical, bool(learned.sets), tick, finish)
-    run(module, device, devices, num_nodes)
-    return results[0] if results else None
+    loop = EvaluationLoop(specs, data, out, learned.image, pictures, hypothetical, bool(learned.sets), tick)
+    if not run(loop, device, devices, num_nodes):
+        return None
+    comparison = collect(
+        specs,
+        data.names,
+        out,
+        data=data.name,
+        command=command,
+        anchor=anchor,
+        published=curves,
+        pictures=pictures,
+        notes=[*notes, *learned.notes],
+    )
+    _add_set_metrics(comparison, learned)
+    write_outputs(comparison)
+    shutil.rmtree(out / "tensorboard", ignore_errors=True)  # everything is logged anew
+    with SummaryWriter(str(out / "tensorboard")) as writer:
+        tensorboard(comparison, writer)
+    return comparison
 
 
 def _add_set_metrics(comparison: Comparison, learned: LearnedMetrics) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 
 from ..data import write_file
 from .bd import bd_quality, bd_rate, overlap
-from .measure import BOUND, Measurement, Record
 from .metrics import MAX_PSNR, bits_per_dimension
+from .records import BOUND, Measurement, Record
 
 HIGHER_IS_BETTER = {"lpips": False, "dists": False, "fid": False, "patch-fid": False}
 TITLES = {

@@ -13,10 +13,10 @@ from rich.progress import Progress, TimeElapsedColumn
 from ..codecs import CodecError
 from ..data import load_data
 from ..evaluation.compare import evaluate
-from ..evaluation.learned_metrics import load_metrics
-from ..evaluation.plots import plot_files
+from ..evaluation.metrics.learned import load_metrics
 from ..evaluation.points import parse_specs
-from ..evaluation.report import write_report
+from ..evaluation.report.page import write_report
+from ..evaluation.report.plots import plot_files
 from ..evaluation.results import table_text
 from .files import DEFAULT_MODELS, run
 

@@ -12,9 +12,9 @@ from diffpress.codecs import CodecError
 from diffpress.commands.evaluate import main
 from diffpress.commands.files import DEFAULT_MODELS
 from diffpress.data import ImageError
-from diffpress.evaluation.plots import plot_files
 from diffpress.evaluation.points import parse_specs
 from diffpress.evaluation.published import read_curves
+from diffpress.evaluation.report.plots import plot_files
 from diffpress.lightning_modules import ModelError
 
 pytestmark = pytest.mark.filterwarnings("ignore")

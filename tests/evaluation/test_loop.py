@@ -16,10 +16,10 @@ import torch
 import diffpress
 from diffpress.codecs import CodecError, get_codec
 from diffpress.data import ImageError, ImageFolder, load_data, read_image, save_image
-from diffpress.evaluation import learned_metrics
 from diffpress.evaluation.compare import evaluate
 from diffpress.evaluation.loop import record_path
 from diffpress.evaluation.measure import measure_image, read_file
+from diffpress.evaluation.metrics import learned as learned_metrics
 from diffpress.evaluation.metrics import psnr
 from diffpress.evaluation.points import parse_specs
 from diffpress.evaluation.published import read_curves
@@ -353,7 +353,7 @@ def test_words_of_the_command_line(bitplanes: Any) -> None:
 
 
 def test_averages_leave_out_points_that_images_failed_at() -> None:
-    from diffpress.evaluation.measure import Measurement, Record
+    from diffpress.evaluation.records import Measurement, Record
 
     scores = {"psnr-rgb": 30.0}
     records = [

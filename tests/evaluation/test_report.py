@@ -14,7 +14,7 @@ import pytest
 from diffpress.data import ImageFolder, read_image
 from diffpress.evaluation.compare import evaluate
 from diffpress.evaluation.points import parse_specs
-from diffpress.evaluation.report import write_report
+from diffpress.evaluation.report.page import write_report
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -1,6 +1,6 @@
 """The report: one HTML file that needs nothing else, no network included.
 
-The page is report.html, report.css and report.js with the data as JSON, the pictures as data URLs and plotly.js from
+The page is page.html, page.css and page.js with the data as JSON, the pictures as data URLs and plotly.js from
 the plotly package put in.  What the figures are is decided in results.py; here they are only laid out.
 """
 
@@ -15,12 +15,12 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from ..data import write_file
-from .bd import bd_quality, bd_rate, overlap
-from .compare import SECONDS, Comparison
-from .measure import BOUND, Measurement, Record
-from .points import CodecSpec
-from .results import HIGHER_IS_BETTER, TITLES, Curve, metrics_of
+from ...data import write_file
+from ..bd import bd_quality, bd_rate, overlap
+from ..compare import SECONDS, Comparison
+from ..points import CodecSpec
+from ..records import BOUND, Measurement, Record
+from ..results import HIGHER_IS_BETTER, TITLES, Curve, metrics_of
 
 # One colour per curve, in the order of the curves: (on white, on black), Okabe and Ito's set made lighter for the dark.
 COLOURS = (
@@ -42,14 +42,14 @@ _BROWSER_TYPES = {".jpg": "image/jpeg", ".webp": "image/webp", ".avif": "image/a
 def write_report(comparison: Comparison, path: Path) -> None:
     """Write the HTML report of `comparison` to `path`."""
     title = f"{comparison.data}, {comparison.images} images: {', '.join(c.codec for c in comparison.curves)}"
-    page = _asset("report.html")
+    page = _asset("page.html")
     parts = {
         "__TITLE__": html.escape(title),
         "__SECONDS__": html.escape(SECONDS),
-        "__CSS__": _asset("report.css"),
+        "__CSS__": _asset("page.css"),
         "__PLOTLY__": get_plotlyjs().replace("</script", "<\\/script"),
         "__DATA__": json.dumps(_data(comparison), allow_nan=False).replace("</", "<\\/"),
-        "__JS__": _asset("report.js"),
+        "__JS__": _asset("page.js"),
     }
     for name, text in parts.items():
         page = page.replace(name, text)

@@ -1,0 +1,86 @@
+"""Points for which no file exists: what an ideal coder would need, what a model estimates, what an autoencoder allows.
+
+They are marked in every table and figure, and belong to no rate-distortion curve of files.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from ..codecs import Codec, Stream
+from ..codecs.diffc.codec import DiffC
+from ..codecs.diffc.ideal import autoencoder_bound, ideal_curve
+from ..lightning_modules.priors.interface import Prior
+from .metrics import ExtraMetric, score
+from .records import BOUND, Measurement, sentence
+
+
+@runtime_checkable
+class EstimatesBits(Protocol):
+    """A codec that says what its entropy model expects of each segment."""
+
+    def measure(self, image: Tensor) -> tuple[Stream, list[float]]:
+        """The stream of uint8 `image` [3, H, W], and the estimated bits of each of its segments."""
+        ...
+
+
+@runtime_checkable
+class OnPrior(Protocol):
+    """A codec on a diffusion model."""
+
+    @property
+    def prior(self) -> Prior: ...
+
+
+def hypothetical_points(
+    codec: Codec, image: Tensor, measured: Sequence[Measurement], extra: Mapping[str, ExtraMetric]
+) -> list[Measurement]:
+    """The points that `codec` allows beside the `measured` ones of uint8 `image` [3, H, W]; a failure is one of them.
+
+    DiffC                what an ideal coder would need for the measured prefixes, and their quality then
+    EstimatesBits        the bits that the model's estimate gives each segment, at the measured prefixes' quality
+    OnPrior, on latents  the quality of its autoencoder alone, which no rate exceeds
+    """
+    points: list[Measurement] = []
+    good = [point for point in measured if not point.error]
+    try:
+        if isinstance(codec, EstimatesBits):
+            points += _estimates(codec, image, good)
+        if isinstance(codec, DiffC):
+            points += _ideal_coder(codec, image, good, extra)
+        if isinstance(codec, OnPrior) and not codec.prior.lossless:
+            points.append(Measurement(BOUND, scores=score(autoencoder_bound(codec.prior, image), image, extra)))
+    except Exception as error:  # whatever fails here, the measured points stand
+        points.append(Measurement("hypothetical", error=sentence(error)))
+    return [replace(point, hypothetical=True, encode_s=0.0, decode_s=0.0, peak_mib=None) for point in points]
+
+
+def _estimates(codec: EstimatesBits, image: Tensor, measured: Sequence[Measurement]) -> list[Measurement]:
+    bits = list(itertools.accumulate(codec.measure(image)[1]))
+    pixels = image.shape[1] * image.shape[2]
+    points = []
+    for point in measured:
+        if 1 <= point.segments <= len(bits):
+            needed, name = bits[point.segments - 1], f"estimate for {point.point}"
+            points.append(replace(point, point=name, file="", num_bytes=needed / 8, bpp=needed / pixels))
+    return points
+
+
+def _ideal_coder(
+    codec: DiffC, image: Tensor, measured: Sequence[Measurement], extra: Mapping[str, ExtraMetric]
+) -> list[Measurement]:
+    steps = len(codec.schedules[codec.preset].levels)
+    lossy = {point.segments for point in measured if not point.lossless}
+    counts = sorted(k for k in lossy if 1 <= k <= steps)
+    if not counts:
+        return []
+    points, pixels = [], image.shape[1] * image.shape[2]
+    for ideal in ideal_curve(codec, image, counts, lossless=any(point.lossless for point in measured)):
+        name, scores = f"ideal coder, {ideal.segments} steps", score(ideal.image, image, extra)
+        points.append(Measurement(name, "", ideal.bits / 8, ideal.bits / pixels, scores, segments=ideal.segments))
+    return points
