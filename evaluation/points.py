@@ -103,11 +103,16 @@ class CodecSpec:
 
     @property
     def slug(self) -> str:
-        """The label as a file name, which systems limit to 255 bytes."""
-        name = "".join(c if c.isalnum() or c in "-_=." else "_" for c in self.label)
-        if len(name.encode()) <= LONGEST_SLUG:
-            return name
-        return f"{name[: LONGEST_SLUG // 4]}-{hashlib.sha256(self.label.encode()).hexdigest()[:16]}"
+        """The label as a file name."""
+        return slug(self.label)
+
+
+def slug(label: str) -> str:
+    """`label` as a file name, which systems limit to 255 bytes."""
+    name = "".join(c if c.isalnum() or c in "-_=." else "_" for c in label)
+    if len(name.encode()) <= LONGEST_SLUG:
+        return name
+    return f"{name[: LONGEST_SLUG // 4]}-{hashlib.sha256(label.encode()).hexdigest()[:16]}"
 
 
 def parse_specs(

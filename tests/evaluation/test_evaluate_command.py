@@ -25,7 +25,7 @@ def test_evaluates_a_folder(pictures: Path, tmp_path: Path, capsys: pytest.Captu
     words = ["--codecs", "jpeg", "png", "--points", "jpeg:10,40,70,90", "--data", str(pictures), "-o", str(out)]
     assert main([*words, "--limit", "2", "--pictures", "1"]) == 0
     text = capsys.readouterr().out
-    assert "| jpeg | anchor" in text
+    assert "| jpeg | 2 | anchor" in text
     assert (out / "report.html").is_file()
     command = json.loads((out / "results.json").read_text())["command"]
     assert command.startswith("python evaluate.py --codecs jpeg png")
