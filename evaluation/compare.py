@@ -111,7 +111,13 @@ class Comparison:
         figures = tables(
             self.per_image, self.published, rates=self.rates, anchors=self.anchors, bd_range=self.bd_range
         )
-        points = [{"codec": curve.codec, **vars(point)} for curve in self.curves for point in curve.points]
+        keys = ("bpp", *metrics_of(self.curves), "encoding_time", "decoding_time", "peak_mib")
+        points = [
+            {"codec": curve.codec, "point": point.point, **{k: point.values[k] for k in keys if k in point.values}}
+            | {"images": point.images, "of": point.of, "hypothetical": point.hypothetical}
+            for curve in self.curves
+            for point in curve.points
+        ]
         summary = [asdict(line) for line in self.summary()]
         return {**origin, "versions": self.versions, "machine": self.machine, **figures} | {
             "summary": summary, "points": points,

@@ -27,6 +27,7 @@ from .records import BOUND, Measurement, Record
 from .results import HIGHER_IS_BETTER, Curve, Point
 
 Columns = Mapping[str, Sequence[float | None]]  # "bpp" and metrics, one entry for each point, by rate
+EQUAL = 1.1  # largest ratio of rates that are taken for the same one
 OVERSHOOT = 1.01  # a file made for a rate is up to 1 % smaller, and counts as being of that rate
 
 
@@ -179,10 +180,10 @@ class Delta:
     """
 
     rate: float
-    quality: float
-    over: tuple[float, float]
     images: int
     of: int
+    over: tuple[float, float]
+    quality: float
 
 
 def mean_delta(
@@ -208,7 +209,7 @@ def mean_delta(
     if not found:
         return None
     rate, quality, bottom, top = (fmean(column) for column in zip(*found, strict=True))
-    return Delta(rate, quality, (bottom, top), len(found), len(one.curves))
+    return Delta(rate, len(found), len(one.curves), (bottom, top), quality)
 
 
 def mean_lossless(one: PerImage) -> Mean | None:
@@ -233,6 +234,16 @@ def mean_curve(one: PerImage) -> Curve | None:
         means = {key: fmean(v for v in values if v is not None) for key, values in at.items() if None not in values}
         points.append(Point(f"point {index + 1}", len(one.curves), len(one.curves), means))
     return Curve(one.codec, points, published=one.published)
+
+
+def at_equal_rates(one: PerImage) -> bool:
+    """Whether each point has the same rate in all images, as files made for a rate have, and not the same settings.
+
+    The mean of such points is a per-image average, and does not belong beside mean curves over equal settings.
+    """
+    columns = [curve["bpp"] for curve in one.curves.values() if curve.get("bpp")]
+    points = [[rate for rate in rates if rate is not None] for rates in zip(*columns, strict=False)]
+    return len(columns) > 1 and all(max(rates) <= EQUAL * min(rates) for rates in points)
 
 
 def pairs_of_deltas(curves: Sequence[PerImage], metric: str) -> dict[str, dict[str, Delta]]:

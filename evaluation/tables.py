@@ -15,7 +15,7 @@ import numpy as np
 
 from .bd import bd_rate
 from .metrics import bits_per_dimension
-from .per_image import Delta, PerImage, mean_at, mean_curve, mean_delta, mean_lossless, reaching
+from .per_image import Delta, PerImage, at_equal_rates, mean_at, mean_curve, mean_delta, mean_lossless, reaching
 from .results import Curve, metrics_of
 
 RATES = (0.1, 0.25, 0.5, 1.0)  # bpp
@@ -106,7 +106,7 @@ def per_image_rows(
 
 
 def like_for_like(curves: Sequence[PerImage], reference: str, rates: Sequence[float]) -> list[dict[str, Any]]:
-    """At rates that a codec reaches on fewer images than `reference`: both, on the same images."""
+    """At rates that a codec reaches on fewer images than `reference` does: both, on the same images."""
     known = {one.codec: one for one in curves}
     rows: list[dict[str, Any]] = []
     for one in curves if reference in known else ():
@@ -151,13 +151,17 @@ def tables(
     curves  per-image curves, measured and published
     means   mean curves of others; where there are none the second table has nothing to compare and is empty
     """
-    own = [curve for curve in map(mean_curve, curves) if curve is not None]
+    settings = [one for one in curves if not at_equal_rates(one)]
+    own = [curve for curve in map(mean_curve, settings) if curve is not None]
+    reached = [sum(len(reaching(one, rate)) for rate in rates) for one in curves]
+    widest = curves[reached.index(max(reached))].codec if curves else ""
     return {
         "rates": list(rates),
         "anchors": list(anchors),
         "bd_range_bpp": list(bd_range) if bd_range else None,
         "per_image": per_image_rows(curves, rates, anchors, bd_range),
-        "like_for_like": like_for_like(curves, curves[0].codec, rates) if curves else [],
+        "like_for_like": like_for_like(curves, widest, rates),
+        "at_equal_rates": [one.codec for one in curves if at_equal_rates(one)] if means else [],
         "mean_curves": mean_curve_rows([*own, *means], rates, anchors) if means else [],
     }
 
@@ -170,13 +174,16 @@ def tables_text(data: dict[str, Any]) -> str:
     if data["like_for_like"]:
         lines += ["The same images:", ""]
         lines += [
-            f"- {row['bpp']:g} bpp, the {row['images']} images that {row['codec']} reaches: {row['reference']} "
+            f"- {row['bpp']:g} bpp, images that {row['codec']} reaches ({row['images']}): {row['reference']} "
             f"{row['reference psnr-rgb']:.2f} dB, {row['codec']} {row['psnr-rgb']:.2f} dB"
             for row in data["like_for_like"]
         ]
         lines.append("")
     if data["mean_curves"]:
-        lines += [MEAN_CURVES, "", _rate_table(data["mean_curves"], data["rates"], data["anchors"], False), ""]
+        lines += [MEAN_CURVES]
+        if data["at_equal_rates"]:
+            lines[-1] += f" Files made for a rate have no equal settings: {', '.join(data['at_equal_rates'])} left out."
+        lines += ["", _rate_table(data["mean_curves"], data["rates"], data["anchors"], False), ""]
     return "\n".join(lines)
 
 
