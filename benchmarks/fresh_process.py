@@ -17,8 +17,8 @@ import torch
 from jsonargparse import auto_cli
 
 from diffpress.data import load_data, read_image
-from diffpress.evaluation.loop import read_record
 from diffpress.evaluation.metrics import psnr
+from diffpress.evaluation.records import read_record
 
 DECOMPRESS = Path(__file__).resolve().parent.parent / "decompress.py"
 TOLERANCE = 1e-3  # dB; another number of threads may sum in another order

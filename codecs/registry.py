@@ -25,11 +25,8 @@ CODECS = {
     "avif": ".baselines.pillow:Avif",
     "jxl": ".baselines.pillow:JpegXl",
     "png": ".baselines.pillow:Png",
-    "avifenc": ".baselines.programs:AvifEnc",
-    "bpg": ".baselines.programs:Bpg",
-    "hm": ".baselines.programs:Hm",
-    "vtm": ".baselines.programs:Vtm",
-    "vvc": ".baselines.programs:Vvc",
+    "vvc": ".baselines.ffmpeg:Vvc",
+    "hevc": ".baselines.ffmpeg:Hevc",
     "compressai": ".baselines.compressai:CompressAI",
 }
 

@@ -1,7 +1,8 @@
 """One command's worth of evaluation: run the loop, then write every output of it below one folder.
 
-``records/`` and ``files/`` are the loop's; ``results.csv``, ``json/CODEC.json`` (CompressAI's form), ``results.json``,
-``tables.md``, ``curves-METRIC.png`` and ``.svg`` and ``report.html`` are made from them anew by every run.
+``records/`` and ``files/`` are the loop's.  Every run makes from them anew: ``results.csv``, ``results.json``,
+``json/CODEC.json`` (mean curves in CompressAI's form), ``per-image/CODEC.json`` (per_image.py), ``tables.md`` and
+``tables.json`` with the same figures, ``curves-METRIC.png`` and ``.svg``, and ``report.html``.
 """
 
 from __future__ import annotations
@@ -9,47 +10,45 @@ from __future__ import annotations
 import glob
 import itertools
 import math
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from torch.utils.tensorboard import SummaryWriter
+
 from ..codecs import CodecError
-from ..data import read_image, write_file
+from ..data import ImageError, read_image, write_file
 from ..data.datasets import NamedImages
 from .bd import MIN_POINTS
-from .learned_metrics import LearnedMetrics
-from .loop import EvaluationModule, read_record, record_path, run
-from .measure import Record, sentence
-from .plots import draw, save_figure
-from .points import CodecSpec
-from .published import read_curves
+from .loop import EvaluationLoop, record_path, run
+from .metrics.learned import LearnedMetrics
+from .per_image import PerImage, mean_curve, of_records, read_per_image, write_per_image
+from .points import CodecSpec, slug
+from .published import read_published
+from .records import Record, read_record, sentence
+from .report.plots import draw, save_figure
 from .results import (
     TITLES,
     Curve,
-    Summary,
     average,
     compressai_json,
     metrics_of,
-    points_text,
-    summarise,
-    table_text,
     write_csv,
     write_json,
 )
-
-SECONDS = (
-    "Seconds are means over images and points, memory is the largest peak of the process. Where points are prefixes of "
-    "one file, each has the encoding time of the whole file."
-)
+from .tables import RATES, SECONDS, Summary, points_text, summarise, summary_text, tables, tables_text
 
 
 @dataclass
 class Comparison:
     """What one run knows at its end; the report is drawn from this.
 
-    published  curves of others, drawn as such
+    anchors    codecs that BD-rates refer to; the summary takes the first
+    curves     mean points of what was measured; per_image: each image's own, published points of others among them
+    published  mean curves of others, drawn as such
     pictured   names of the images that are shown
     notes      sentences about what is missing, e.g. metrics whose weights cannot be had
     """
@@ -57,10 +56,13 @@ class Comparison:
     out: Path
     data: str
     command: str
-    anchor: str
+    anchors: list[str]
+    rates: Sequence[float]
+    bd_range: tuple[float, float] | None
     specs: list[CodecSpec]
     records: list[Record]
     curves: list[Curve]
+    per_image: list[PerImage]
     published: list[Curve]
     pictured: list[str]
     notes: list[str] = field(default_factory=list)
@@ -87,9 +89,39 @@ class Comparison:
         """What could not be measured and why, a sentence each."""
         return [f"{r.codec} {r.image} {p.point}: {p.error}" for r in self.records for p in r.points if p.error]
 
+    @property
+    def anchor(self) -> str:
+        """What the summary's BD-rates refer to, "" where no codec has a curve."""
+        return self.anchors[0] if self.anchors else ""
+
+    @property
+    def drawn(self) -> list[Curve]:
+        """Mean curves of what was measured and of what others published."""
+        points = [mean_curve(one) for one in self.per_image if one.published]
+        return [*self.curves, *(curve for curve in points if curve is not None), *self.published]
+
     def summary(self) -> list[Summary]:
-        """The comparison table, measured codecs first."""
-        return summarise([*self.curves, *self.published], self.anchor)
+        """A line for each codec that was measured, and for each with published points of these images."""
+        published = [Curve(one.codec, published=one.published) for one in self.per_image if one.published]
+        return summarise([*self.curves, *published], self.per_image, self.anchor)
+
+    def tables(self) -> dict[str, Any]:
+        """The figures of both tables of averages (tables.py), and of every mean point, with where they come from."""
+        origin = {"data": self.data, "images": self.images, "command": self.command}
+        figures = tables(
+            self.per_image, self.published, rates=self.rates, anchors=self.anchors, bd_range=self.bd_range
+        )
+        keys = ("bpp", *metrics_of(self.curves), "encoding_time", "decoding_time", "peak_mib")
+        points = [
+            {"codec": curve.codec, "point": point.point, **{k: point.values[k] for k in keys if k in point.values}}
+            | {"images": point.images, "of": point.of, "hypothetical": point.hypothetical}
+            for curve in self.curves
+            for point in curve.points
+        ]
+        summary = [asdict(line) for line in self.summary()]
+        return {**origin, "versions": self.versions, "machine": self.machine, **figures} | {
+            "summary": summary, "points": points,
+        }
 
 
 def collect(
@@ -99,22 +131,28 @@ def collect(
     *,
     data: str,
     command: str,
-    anchor: str = "",
-    published: Sequence[Curve] = (),
+    anchors: Sequence[str] = (),
+    rates: Sequence[float] = RATES,
+    bd_range: tuple[float, float] | None = None,
+    published: tuple[Sequence[PerImage], Sequence[Curve]] = ((), ()),
     pictures: int = 2,
     notes: Sequence[str] = (),
 ) -> Comparison:
     """Read the records of `specs` on the images `names` and average them.
 
-    anchor  codec of the BD-rates; "" takes jpeg if it was measured, else the first codec with a curve
+    anchors    codecs of the BD-rates; none: jpeg if it was measured, else the first codec with a curve
+    published  points of others image by image, and mean curves of others
     """
     found = [read_record(record_path(out, spec, name)) for spec in specs for name in names]
     records = [record for record in found if record is not None]
     curves = average(records)
     labels = [curve.codec for curve in curves if len(curve.lossy()) >= MIN_POINTS]
-    chosen = anchor or ("jpeg" if "jpeg" in labels else labels[0] if labels else "")
-    shown = list(names[:pictures])
-    return Comparison(out, data, command, chosen, list(specs), records, curves, list(published), shown, list(notes))
+    chosen = list(anchors) or (["jpeg"] if "jpeg" in labels else labels[:1])
+    per_image = [*of_records(records, data, command), *published[0]]
+    return Comparison(
+        out, data, command, chosen, rates, bd_range, list(specs), records, curves, per_image, list(published[1]),
+        list(names[:pictures]), list(notes),
+    )  # fmt: skip
 
 
 def _merged(origins: Sequence[dict[str, str]]) -> dict[str, str]:
@@ -132,24 +170,30 @@ def write_outputs(comparison: Comparison) -> None:
     for curve, spec in zip(curves, comparison.specs, strict=False):
         for hypothetical, name in ((False, spec.slug), (True, f"{spec.slug}-hypothetical")):
             if curve.lossy(hypothetical):
-                write_json(compressai_json(curve, description, hypothetical), out / "json" / f"{name}.json")
+                written = compressai_json(curve, description, comparison.data, hypothetical)
+                write_json(written, out / "json" / f"{name}.json")
+    for one in comparison.per_image:
+        if not one.published:
+            write_per_image(one, out / "per-image" / f"{slug(one.codec)}.json")
     write_json(_everything(comparison), out / "results.json")
+    write_json(comparison.tables(), out / "tables.json")
     write_tables(comparison, out / "tables.md")
     for metric in metrics_of(curves):
-        figure = draw([*curves, *comparison.published], metric, f"{comparison.data}, {comparison.images} images")
+        figure = draw(comparison.drawn, metric, f"{comparison.data}, {comparison.images} images")
         for suffix in (".png", ".svg"):
             save_figure(figure, out / f"curves-{metric}{suffix}")
 
 
 def write_tables(comparison: Comparison, path: Path) -> None:
-    """The tables as Markdown, with command, versions and machine."""
-    lines = [f"# {comparison.data}, {comparison.images} images", "", "```", comparison.command, "```", ""]
+    """The tables as Markdown, with command, versions and machine; tables.json beside it has the figures."""
+    lines = [f"# {comparison.data}, {comparison.images} images", "", f"<!-- figures: {path.stem}.json -->", ""]
+    lines += ["```", comparison.command, "```", ""]
     lines += [", ".join(f"{k} {v}" for k, v in comparison.machine.items()) + "  "]
     lines += [", ".join(f"{k} {v}" for k, v in comparison.versions.items()), ""]
     models = [f"{c.codec}: {c.fingerprint}" for c in comparison.curves if c.fingerprint]
     lines += [f"Model fingerprints: {', '.join(models)}", ""] if models else []
-    lines += [table_text(comparison.summary(), comparison.anchor), "", SECONDS, ""]
-    lines += [points_text(comparison.curves), ""]
+    lines += [tables_text(comparison.tables()), summary_text(comparison.summary(), comparison.anchor), "", SECONDS, ""]
+    lines += ["Means over images at equal settings:", "", points_text(comparison.curves), ""]
     failures = comparison.failures
     notes = comparison.notes + ([f"{len(failures)} failures, first: {failures[0]}"] if failures else [])
     lines += [f"- {note}" for note in notes]
@@ -173,7 +217,6 @@ def tensorboard(comparison: Comparison, writer: Any) -> None:
             own += sorted((folder / spec.slug).glob(f"{glob.escape(name)}-*.webp"))
         for picture in filter(Path.is_file, own):
             writer.add_image(str(picture.relative_to(folder))[: -len(".webp")], read_image(picture), 0)
-    writer.flush()
 
 
 def evaluate(
@@ -182,7 +225,9 @@ def evaluate(
     out: Path,
     *,
     command: str = "",
-    anchor: str = "",
+    anchors: Sequence[str] = (),
+    rates: Sequence[float] = RATES,
+    bd_range: tuple[float, float] | None = None,
     device: str = "auto",
     devices: int = 1,
     num_nodes: int = 1,
@@ -196,36 +241,65 @@ def evaluate(
     """Measure `specs` on `data` and write all outputs; what is measured already is not measured again.
 
     None on every process but the first, which alone writes outputs.  Raises CodecError or ImageError before measuring
-    when `anchor` is none of the curves or `published` cannot be read.
+    when one of `anchors` is none of the curves, or `published` cannot be read or is of other images.
     """
     learned = learned or LearnedMetrics()
-    curves = [curve for path in published for curve in read_curves(path)]
-    known = [*(spec.label for spec in specs), *(curve.codec for curve in curves)]
-    if anchor and anchor not in known:
-        raise CodecError(f"--anchor {anchor}: no such curve among {', '.join(known)}")
-    results: list[Comparison] = []
+    others = read_published(published, data.name, data.names)
+    known = [*(spec.label for spec in specs), *(one.codec for one in others[0]), *(one.codec for one in others[1])]
+    for anchor in anchors:
+        if anchor not in known:
+            raise CodecError(f"--anchors {anchor}: no such curve among {', '.join(known)}")
+    loop = EvaluationLoop(specs, data, out, learned.image, pictures, hypothetical, bool(learned.sets), tick)
+    if not run(loop, device, devices, num_nodes):
+        return None
+    comparison = collect(
+        specs,
+        data.names,
+        out,
+        data=data.name,
+        command=command,
+        anchors=anchors,
+        rates=rates,
+        bd_range=bd_range,
+        published=others,
+        pictures=pictures,
+        notes=[*notes, *learned.notes],
+    )
+    _add_set_metrics(comparison, learned)
+    write_outputs(comparison)
+    shutil.rmtree(out / "tensorboard", ignore_errors=True)  # everything is logged anew
+    with SummaryWriter(str(out / "tensorboard")) as writer:
+        tensorboard(comparison, writer)
+    return comparison
 
-    def finish(writer: Any) -> None:
-        comparison = collect(
-            specs,
-            data.names,
-            out,
-            data=data.name,
-            command=command,
-            anchor=anchor,
-            published=curves,
-            pictures=pictures,
-            notes=[*notes, *learned.notes],
-        )
-        _add_set_metrics(comparison, learned)
-        write_outputs(comparison)
-        if writer is not None:
-            tensorboard(comparison, writer)
-        results.append(comparison)
 
-    module = EvaluationModule(specs, data, out, learned.image, pictures, hypothetical, bool(learned.sets), tick, finish)
-    run(module, device, devices, num_nodes)
-    return results[0] if results else None
+def tables_of_files(
+    paths: Sequence[Path], published: Sequence[Path], out: Path, command: str,
+    rates: Sequence[float] = RATES, anchors: Sequence[str] = (), bd_range: tuple[float, float] | None = None,
+) -> str:
+    """The tables of per-image curves that were kept (per_image.py), written to `out` as FILE.md and FILE.json.
+
+    Raises ImageError where the files are of several data sets, CodecError for an anchor that is none of them.
+    """
+    curves = [one for path in paths for one in read_per_image(path)]
+    sets = sorted({one.data for one in curves})
+    if len(sets) > 1:
+        raise ImageError(f"--tables: curves of several data sets, {' and '.join(sets)}")
+    images = list(dict.fromkeys(image for one in curves for image in one.curves))
+    curves = [one.of(images) for one in curves]
+    points, means = read_published(published, sets[0], images)
+    known = [one.codec for one in (*curves, *points, *means)]
+    for anchor in anchors:
+        if anchor not in known:
+            raise CodecError(f"--anchors {anchor}: no such curve among {', '.join(known)}")
+    figures = tables([*curves, *points], means, rates=rates, anchors=anchors, bd_range=bd_range)
+    measured = {one.codec: one.command for one in curves}
+    origin = {"data": sets[0], "images": len(images), "command": command, "measured_by": measured}
+    write_json({**origin, **figures}, out.with_suffix(".json"))
+    head = [f"# {sets[0]}, {len(images)} images", "", f"<!-- figures: {out.stem}.json -->", ""]
+    text = "\n".join([*head, "```", command, "```", "", tables_text(figures)])
+    write_file(out.with_suffix(".md"), (text.rstrip() + "\n").encode())
+    return text
 
 
 def _add_set_metrics(comparison: Comparison, learned: LearnedMetrics) -> None:
@@ -260,7 +334,7 @@ def _everything(comparison: Comparison) -> dict[str, Any]:
                 "published": curve.published,
                 "points": [vars(point) for point in curve.points],
             }
-            for curve in [*comparison.curves, *comparison.published]
+            for curve in comparison.drawn
         ],
-        "summary": [vars(line) for line in comparison.summary()],
+        "summary": [asdict(line) for line in comparison.summary()],
     }

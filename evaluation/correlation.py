@@ -17,8 +17,7 @@ from torch import Tensor
 from ..data import ImageError, read_image
 from ..data.images import SUFFIXES
 from ..lightning_modules.priors.interface import Prior
-from .measure import ExtraMetric
-from .metrics import MAX_PSNR, psnr
+from .metrics import MAX_PSNR, ExtraMetric, psnr
 
 
 @dataclass(frozen=True)

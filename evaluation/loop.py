@@ -1,45 +1,56 @@
-"""The one evaluation loop: every codec on every image, under Lightning's Trainer, resumable.
+"""The one evaluation loop: every codec on every image, resumable, over any number of devices and nodes.
 
 The unit of work is one codec on one image; its record is written when it is done, so an interruption loses at most one.
-Devices and nodes take the units in turn.  Rates and qualities come from measure.py, averages from results.py.
+Lightning's Fabric starts the processes, which take the units in turn.  Rates and qualities come from measure.py,
+averages from results.py and per_image.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
-import logging
 import os
-import shutil
 import tempfile
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import lightning
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.fabric import Fabric
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from ..codecs import Codec
 from ..data import save_image, write_file
-from ..data.batches import EveryNth
 from ..data.datasets import NamedImages
 from ..data.images import to_pil
-from .measure import ExtraMetric, Measurement, Record, measure_image, progress_points, record_from_dict, sentence
+from .hypothetical import hypothetical_points
+from .measure import measure_image, progress_points
+from .metrics import ExtraMetric
 from .points import CodecSpec, pairs
 from .provenance import machine, versions
+from .records import Measurement, Record, read_record, sentence, write_record
 
 LONGEST = 16383  # pixels a side of a WebP
 Tick = Callable[[str], None]
 
 
-class EvaluationModule(lightning.LightningModule):
-    """Works off (codec, image) units in `test_step`; the results are the records on disk.
+def run(loop: EvaluationLoop, device: str = "auto", devices: int = 1, num_nodes: int = 1) -> bool:
+    """Work off all units of `loop`; True on the first process, where every process's records are then there.
+
+    device   "auto", "cpu" or "cuda"
+    devices  processes on this node, each with its device
+    """
+    fabric = Fabric(accelerator=device, devices=devices, num_nodes=num_nodes)
+    fabric.launch()
+    units = pairs(loop.specs, len(loop.data))
+    with torch.inference_mode():
+        for which, number in units[fabric.global_rank :: fabric.world_size]:
+            loop.measure(which, number, fabric.device)
+    fabric.barrier()  # the others' records belong to the averages
+    return fabric.is_global_zero
+
+
+class EvaluationLoop:
+    """Measures units, a codec on an image each; the results are the records on disk.
 
     specs     the codecs
     data      named images
@@ -48,8 +59,7 @@ class EvaluationModule(lightning.LightningModule):
     pictures  how many of the first images have every decoded image kept for the report
     hypothetical  also measure what no file stands for
     keep_decoded  write every decoded image as ``decoded/CODEC/POINT/IMAGE.png``, for metrics of sets of images
-    tick      called with a line of text after each unit
-    summary   called on the first process when all units are done, with the logger's TensorBoard writer or None
+    tick      called with a line of text for each failure, and with "" after each unit
     """
 
     def __init__(
@@ -57,17 +67,15 @@ class EvaluationModule(lightning.LightningModule):
         specs: Sequence[CodecSpec],
         data: NamedImages,
         out: Path,
-        extra: dict[str, ExtraMetric] | None = None,
+        extra: Mapping[str, ExtraMetric] | None = None,
         pictures: int = 2,
         hypothetical: bool = False,
         keep_decoded: bool = False,
         tick: Tick = lambda line: None,
-        summary: Callable[[Any], None] = lambda writer: None,
     ) -> None:
-        super().__init__()
         self.specs, self.data, self.out = list(specs), data, out
         self.extra, self.pictures, self.hypothetical = extra or {}, pictures, hypothetical
-        self.tick, self.summary, self.keep_decoded = tick, summary, keep_decoded
+        self.tick, self.keep_decoded = tick, keep_decoded
         self._codec: tuple[int, Codec] | None = None
         self._pixels: dict[int, str] = {}
         self._origin = {"versions": versions(), "machine": machine()}
@@ -75,21 +83,16 @@ class EvaluationModule(lightning.LightningModule):
         suffix = "".join(f"+{flag}" for flag in flags)
         self._identities = [spec.identity() + suffix for spec in self.specs]
 
-    def test_dataloader(self) -> DataLoader[tuple[int, int]]:
-        units: Any = pairs(self.specs, len(self.data))  # any list is a map-style data set
-        return DataLoader(units, batch_size=None, sampler=EveryNth(units))
-
-    def test_step(self, unit: tuple[int, int], index: int) -> None:
-        which, number = unit
-        spec = self.specs[which]
-        name = self.data.names[number]
+    def measure(self, which: int, number: int, device: torch.device) -> None:
+        """Write the record of codec `which` on image `number`, unless it is there."""
+        spec, name = self.specs[which], self.data.names[number]
         path = record_path(self.out, spec, name)
         if not self._holds(read_record(path), which, number):
-            record = self._measure(which, number)
-            write_file(path, json.dumps(record.as_dict(), indent=1).encode())
-            failed = [point for point in record.points if point.error]
-            for point in failed:
-                self.tick(f"{spec.label} {name} {point.point}: {point.error}")
+            record = self._measure(which, number, device)
+            write_record(record, path)
+            for point in record.points:
+                if point.error:
+                    self.tick(f"{spec.label} {name} {point.point}: {point.error}")
         self.tick("")
 
     def _holds(self, record: Record | None, which: int, number: int) -> bool:
@@ -113,17 +116,11 @@ class EvaluationModule(lightning.LightningModule):
     def _picture(self, which: int, number: int, point: str) -> Path:
         return self.out / "pictures" / self.specs[which].slug / f"{self.data.names[number]}-{point}.webp"
 
-    def on_test_end(self) -> None:
-        self.trainer.strategy.barrier()  # the others' records belong to the summary
-        if self.trainer.is_global_zero:
-            logger = self.logger
-            self.summary(logger.experiment if isinstance(logger, TensorBoardLogger) else None)
-
-    def _measure(self, which: int, number: int) -> Record:
+    def _measure(self, which: int, number: int, device: torch.device) -> Record:
         spec, name = self.specs[which], self.data.names[number]
         try:
             _, image = self.data[number]
-            codec = self._build(which)
+            codec = self._build(which, device)
         except Exception as error:  # whatever it is, the other images go on
             return Record(spec.label, name, 0, 0, points=[Measurement("all", error=sentence(error))])
 
@@ -138,7 +135,9 @@ class EvaluationModule(lightning.LightningModule):
         if number < self.pictures:
             save_picture(image, self.out / "pictures" / "original" / f"{name}.webp")
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        record = measure_image(codec, spec, image, name, self.out, self.extra, keep, self.hypothetical)
+        record = measure_image(codec, spec, image, name, self.out, self.extra, keep)
+        if self.hypothetical:
+            record.points += hypothetical_points(codec, image, record.points, self.extra)
         if number < self.pictures:
             try:
                 record.progress = progress_points(codec, spec, record, image, self.out, keep)
@@ -148,38 +147,13 @@ class EvaluationModule(lightning.LightningModule):
         record.versions, record.machine = self._origin["versions"], self._origin["machine"]
         return record
 
-    def _build(self, which: int) -> Codec:
+    def _build(self, which: int, device: torch.device) -> Codec:
         if self._codec is None or self._codec[0] != which:
             self._codec = None  # frees the previous model before the next is loaded
-            codec = self.specs[which].build(self.device)
+            codec = self.specs[which].build(device)
             _warm_up(codec, self.specs[which])
             self._codec = (which, codec)
         return self._codec[1]
-
-
-def run(module: EvaluationModule, device: str = "auto", devices: int = 1, num_nodes: int = 1) -> None:
-    """Work off all units of `module` under a Trainer, with TensorBoard logs in ``OUT/tensorboard``.
-
-    device   "auto", "cpu" or "cuda"
-    devices  processes on this node
-    """
-    _remove(module.out / "tensorboard")  # the summary logs everything anew
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # device banners on every start
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
-        trainer = lightning.Trainer(
-            accelerator=device,
-            devices=devices,
-            num_nodes=num_nodes,
-            logger=TensorBoardLogger(module.out, name="tensorboard", version="", default_hp_metric=False),
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            use_distributed_sampler=False,
-        )
-        trainer.test(module, verbose=False)
 
 
 def record_path(out: Path, spec: CodecSpec, image: str) -> Path:
@@ -187,31 +161,11 @@ def record_path(out: Path, spec: CodecSpec, image: str) -> Path:
     return out / "records" / spec.slug / f"{image}.json"
 
 
-def read_record(path: Path) -> Record | None:
-    """The record in `path`, None if there is none, or one whose files are gone."""
-    try:
-        record = record_from_dict(json.loads(path.read_bytes()))
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return None
-    out = path.parents[2]
-    sizes_hold = all(
-        (out / point.file).is_file() and (out / point.file).stat().st_size == point.num_bytes
-        for point in record.points
-        if point.file
-    )
-    return record if sizes_hold else None
-
-
 def digest(image: Tensor) -> str:
     """Of a uint8 image [3, H, W]: pixels and size."""
     hashed = hashlib.sha256(repr(tuple(image.shape)).encode())
     hashed.update(image.contiguous().numpy().data)
     return hashed.hexdigest()[:16]
-
-
-@rank_zero_only
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def save_picture(image: Tensor, path: Path) -> None:

@@ -47,11 +47,8 @@ GRIDS: dict[str, Grid] = {
     "avif": Grid("quality", (2, 10, 20, 30, 40, 50, 60, 70, 80)),
     "jxl": Grid("quality", (5, 15, 30, 45, 60, 75, 85, 90, 95, LOSSLESS)),
     "png": Grid("quality", (LOSSLESS,)),
-    "avifenc": Grid("quality", (LOSSLESS,)),
     "vvc": Grid("quality", (47, 42, 37, 32, 27, 22)),
-    "bpg": Grid("quality", (47, 42, 37, 32, 27, 22)),
-    "hm": Grid("quality", (47, 42, 37, 32, 27, 22)),
-    "vtm": Grid("quality", (47, 42, 37, 32, 27, 22)),
+    "hevc": Grid("quality", (47, 42, 37, 32, 27, 22)),
     "compressai": Grid("quality", (1, 2, 3, 4, 5, 6)),
     "diffc": Grid("bpp", ("all", LOSSLESS)),
     "uqdm": Grid("segments", ("all", LOSSLESS)),
@@ -106,11 +103,16 @@ class CodecSpec:
 
     @property
     def slug(self) -> str:
-        """The label as a file name, which systems limit to 255 bytes."""
-        name = "".join(c if c.isalnum() or c in "-_=." else "_" for c in self.label)
-        if len(name.encode()) <= LONGEST_SLUG:
-            return name
-        return f"{name[: LONGEST_SLUG // 4]}-{hashlib.sha256(self.label.encode()).hexdigest()[:16]}"
+        """The label as a file name."""
+        return slug(self.label)
+
+
+def slug(label: str) -> str:
+    """`label` as a file name, which systems limit to 255 bytes."""
+    name = "".join(c if c.isalnum() or c in "-_=." else "_" for c in label)
+    if len(name.encode()) <= LONGEST_SLUG:
+        return name
+    return f"{name[: LONGEST_SLUG // 4]}-{hashlib.sha256(label.encode()).hexdigest()[:16]}"
 
 
 def parse_specs(

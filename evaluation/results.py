@@ -1,7 +1,7 @@
-"""From records to what is reported: averages per rate point, tables, CSV and CompressAI's JSON.
+"""From records to mean curves: averages per rate point over images at equal settings; CSV and CompressAI's JSON.
 
 Averages are plain means over images, of a point that every image reached; a point that some images failed at says so
-and appears in no curve, because a mean over the others would flatter it.
+and appears in no curve, because a mean over the others would flatter it.  Curves of single images are in per_image.py.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from statistics import fmean
 from typing import Any
 
 from ..data import write_file
-from .bd import bd_quality, bd_rate, overlap
-from .measure import BOUND, Measurement, Record
 from .metrics import MAX_PSNR, bits_per_dimension
+from .records import BOUND, Measurement, Record
 
 HIGHER_IS_BETTER = {"lpips": False, "dists": False, "fid": False, "patch-fid": False}
 TITLES = {
@@ -58,12 +57,17 @@ class Point:
 
 @dataclass
 class Curve:
-    """A codec's points in the order of their rate; `published` names the source of figures that were not measured."""
+    """A codec's mean points in the order of their rate.
+
+    published  source of figures that were not measured here, else ""
+    data       of published figures: their data set, "" where the source does not say
+    """
 
     codec: str
     points: list[Point] = field(default_factory=list)
     published: str = ""
     fingerprint: str = ""
+    data: str = ""
 
     def lossy(self, hypothetical: bool = False) -> list[Point]:
         """Complete points of the rate-distortion curve (or of the hypothetical one), by rate."""
@@ -131,96 +135,16 @@ def metrics_of(curves: Iterable[Curve]) -> list[str]:
     return [name for name in TITLES if name in found]
 
 
-@dataclass
-class Summary:
-    """One line of the comparison table; None where there is nothing to say.
+def compressai_json(curve: Curve, description: str, data: str = "", hypothetical: bool = False) -> dict[str, Any]:
+    """The lossy (or hypothetical) curve in CompressAI's form, readable by its plot tool; lists are ordered by rate.
 
-    bd_over  the qualities over which bd_rate is the mean
+    data  the data set, which the form does not have
     """
-
-    codec: str
-    bd_rate: float | None
-    bd_over: tuple[float, float] | None
-    bd_psnr: float | None
-    encode_s: float | None
-    decode_s: float | None
-    peak_mib: float | None
-    lossless_bpd: float | None
-    published: str = ""
-    incomplete: list[str] = field(default_factory=list)
-
-
-def summarise(curves: Sequence[Curve], anchor: str, metric: str = "psnr-rgb") -> list[Summary]:
-    """The table against the codec `anchor` (BD-rate and BD-PSNR over `metric`); times are means over points."""
-    base = next((curve for curve in curves if curve.codec == anchor), None)
-    lines = []
-    for curve in curves:
-        rate = quality = over = None
-        if base is not None and curve is not base:
-            own, reference = curve.series(metric), base.series(metric)
-            rate, quality = bd_rate(*reference, *own), bd_quality(*reference, *own)
-            over = overlap(reference[1], own[1]) if rate is not None else None
-        timed = [p for p in curve.points if p.complete and not p.hypothetical and "encoding_time" in p.values]
-        lossless = curve.lossless_point
-        lines.append(
-            Summary(
-                curve.codec,
-                rate,
-                over,
-                quality,
-                fmean(p.values["encoding_time"] for p in timed) if timed else None,
-                fmean(p.values["decoding_time"] for p in timed) if timed else None,
-                max((p.values["peak_mib"] for p in timed if "peak_mib" in p.values), default=None),
-                bits_per_dimension(lossless.values["bpp"]) if lossless else None,
-                curve.published,
-                [f"{p.point}: {p.images} of {p.of} images" for p in curve.points if not p.complete],
-            )
-        )
-    return lines
-
-
-def table_text(lines: Sequence[Summary], anchor: str) -> str:
-    """The comparison as a Markdown table, for the terminal and for docs/results/."""
-    head = ["codec", f"BD-rate vs {anchor}", "over dB", "BD-PSNR", "encode s", "decode s", "peak MiB", "lossless bpd"]
-    rows = [head, ["---", *["---:"] * 7]]
-    for line in lines:
-        rows.append(
-            [
-                line.codec,
-                "anchor" if line.codec == anchor else _cell(line.bd_rate, "+.1f", " %"),
-                "" if line.bd_over is None else f"{line.bd_over[0]:.1f} to {line.bd_over[1]:.1f}",
-                "" if line.codec == anchor else _cell(line.bd_psnr, "+.2f", " dB"),
-                _cell(line.encode_s, ".3f"),
-                _cell(line.decode_s, ".3f"),
-                _cell(line.peak_mib, ".0f"),
-                _cell(line.lossless_bpd, ".3f"),
-            ]
-        )
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def points_text(curves: Iterable[Curve]) -> str:
-    """Every averaged point as a Markdown table; hypothetical, incomplete and lossless ones are marked."""
-    curves = list(curves)
-    metrics = metrics_of(curves)
-    rows = [["codec", "point", "bpp", *metrics, "encode s", "decode s"], ["---", "---", *["---:"] * (len(metrics) + 3)]]
-    for curve in curves:
-        for point in curve.points:
-            marks = " (hypothetical)" if point.hypothetical else ""
-            marks += "" if point.complete else f" ({point.images} of {point.of} images)"
-            quality = ["exact" if point.lossless else _cell(point.values.get(m), ".4g") for m in metrics]
-            times = [_cell(point.values.get(key), ".3f") for key in ("encoding_time", "decoding_time")]
-            rows.append([curve.codec, point.point + marks, f"{point.values['bpp']:.4f}", *quality, *times])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def compressai_json(curve: Curve, description: str, hypothetical: bool = False) -> dict[str, Any]:
-    """The lossy (or hypothetical) curve in CompressAI's form, readable by its plot tool; lists are ordered by rate."""
     points = curve.lossy(hypothetical)
     keys = [key for key in (points[0].values if points else {}) if all(key in p.values for p in points)]
     results = {key: [p.values[key] for p in points] for key in keys}
     flag = {"hypothetical": True} if hypothetical else {}
-    return {"name": curve.codec, "description": description, **flag, "results": results}
+    return {"name": curve.codec, "description": description, "dataset": data, **flag, "results": results}
 
 
 def write_csv(records: Iterable[Record], path: Path) -> None:
@@ -251,7 +175,3 @@ def _score(point: Measurement, name: str) -> str:
     if value is None:
         return "inf" if name == "psnr-rgb" and not point.error else ""
     return f"{value:.6f}"
-
-
-def _cell(value: float | None, form: str, unit: str = "") -> str:
-    return "" if value is None else format(value, form) + unit

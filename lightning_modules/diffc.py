@@ -89,8 +89,7 @@ class DiffCModule(lightning.LightningModule):
     def test_step(self, batch: Sequence[Named] | Named, batch_idx: int = 0) -> None:
         """Measure bits per pixel of the files and the evaluation's scores of what they decode to."""
         from ..codecs import container
-        from ..evaluation.measure import score
-        from ..evaluation.metrics import bits_per_pixel
+        from ..evaluation.metrics import bits_per_pixel, score
 
         named = _as_list(batch)
         for (name, image), stream in zip(named, self._encode(named), strict=True):

@@ -1,1 +1,1 @@
-"""What to compare with: classical codecs through Pillow and programs, learned ones through CompressAI."""
+"""What to compare with: classical codecs through Pillow and ffmpeg, learned ones through CompressAI."""

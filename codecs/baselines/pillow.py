@@ -1,7 +1,7 @@
 """JPEG, JPEG 2000, WebP, AVIF, JPEG XL and PNG behind the codec protocol, through Pillow and its plug-ins.
 
 Each writes the format's own file and nothing else (``Stream.native``), so that every viewer opens it and its size is
-the size on disk.  No metadata, no colour profile.  Binaries outside Python (avifenc, vvencapp, ...) are in external.py.
+the size on disk.  No metadata, no colour profile.  VVC and HEVC are in ffmpeg.py.
 
 >>> from diffpress.codecs import get_codec
 >>> stream = get_codec("webp", quality=80).encode(image)
@@ -181,7 +181,7 @@ class WebP(PillowCodec):
 
 @dataclass(frozen=True)
 class Avif(PillowCodec):
-    """AVIF by libaom.  Pillow converts to YCbCr in 8 bits, so quality 100 is not lossless: see ``avifenc``.
+    """AVIF by libaom.  Pillow converts to YCbCr in 8 bits, so quality 100 is not lossless.
 
     quality      0 (smallest) .. 100
     subsampling  "4:4:4" or "4:2:0"

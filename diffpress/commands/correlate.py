@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from ..codecs import CodecError
 from ..evaluation.correlation import correlate, latent_distance, psnr_metric, read_opinions
-from ..evaluation.learned_metrics import SET_METRICS, load_metrics
+from ..evaluation.metrics.learned import SET_METRICS, load_metrics
 from ..lightning_modules import load_model
 from .files import run
 

@@ -12,9 +12,9 @@ from diffpress.codecs import CodecError
 from diffpress.commands.evaluate import main
 from diffpress.commands.files import DEFAULT_MODELS
 from diffpress.data import ImageError
-from diffpress.evaluation.plots import plot_files
 from diffpress.evaluation.points import parse_specs
 from diffpress.evaluation.published import read_curves
+from diffpress.evaluation.report.plots import plot_files
 from diffpress.lightning_modules import ModelError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -25,7 +25,7 @@ def test_evaluates_a_folder(pictures: Path, tmp_path: Path, capsys: pytest.Captu
     words = ["--codecs", "jpeg", "png", "--points", "jpeg:10,40,70,90", "--data", str(pictures), "-o", str(out)]
     assert main([*words, "--limit", "2", "--pictures", "1"]) == 0
     text = capsys.readouterr().out
-    assert "| jpeg | anchor" in text
+    assert "| jpeg | 2 | anchor" in text
     assert (out / "report.html").is_file()
     command = json.loads((out / "results.json").read_text())["command"]
     assert command.startswith("python evaluate.py --codecs jpeg png")

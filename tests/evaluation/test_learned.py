@@ -13,10 +13,10 @@ import torch
 from diffpress.codecs import CodecError
 from diffpress.commands.correlate import main as correlate_main
 from diffpress.data import ImageError, ImageFolder, list_images, read_image, save_image
-from diffpress.evaluation import learned_metrics
 from diffpress.evaluation.compare import evaluate
 from diffpress.evaluation.correlation import correlate, latent_distance, psnr_metric, read_opinions, spearman
-from diffpress.evaluation.learned_metrics import LearnedMetrics, cut_patches, load_metrics
+from diffpress.evaluation.metrics import learned as learned_metrics
+from diffpress.evaluation.metrics.learned import LearnedMetrics, cut_patches, load_metrics
 from diffpress.evaluation.points import parse_specs
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -16,10 +16,10 @@ import torch
 import diffpress
 from diffpress.codecs import CodecError, get_codec
 from diffpress.data import ImageError, ImageFolder, load_data, read_image, save_image
-from diffpress.evaluation import learned_metrics
 from diffpress.evaluation.compare import evaluate
 from diffpress.evaluation.loop import record_path
 from diffpress.evaluation.measure import measure_image, read_file
+from diffpress.evaluation.metrics import learned as learned_metrics
 from diffpress.evaluation.metrics import psnr
 from diffpress.evaluation.points import parse_specs
 from diffpress.evaluation.published import read_curves
@@ -239,7 +239,7 @@ def test_metrics_that_fail_take_nothing_else_with_them(
 
 def test_arguments_are_checked_before_anything_is_measured(pictures: Path, tmp_path: Path, bitplanes: Any) -> None:
     with pytest.raises(CodecError, match="no such curve among bitplanes"):
-        run(pictures, tmp_path / "out", ["bitplanes"], anchor="jpg")
+        run(pictures, tmp_path / "out", ["bitplanes"], anchors=["jpg"])
     with pytest.raises(ImageError, match="nowhere"):
         run(pictures, tmp_path / "out", ["bitplanes"], published=[tmp_path / "nowhere"])
     assert bitplanes.calls == 0
@@ -296,7 +296,7 @@ def test_outputs_for_others(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(pictures, out, ["jpeg"], ["jpeg:20,50,80"])
     written = json.loads((out / "json" / "jpeg.json").read_text())
-    assert set(written) == {"name", "description", "results"}
+    assert set(written) == {"name", "description", "dataset", "results"}
     results = written["results"]
     assert {"psnr-rgb", "bpp", "encoding_time", "decoding_time"} <= set(results)
     assert all(len(column) == 3 and all(isinstance(v, float) for v in column) for column in results.values())
@@ -353,7 +353,7 @@ def test_words_of_the_command_line(bitplanes: Any) -> None:
 
 
 def test_averages_leave_out_points_that_images_failed_at() -> None:
-    from diffpress.evaluation.measure import Measurement, Record
+    from diffpress.evaluation.records import Measurement, Record
 
     scores = {"psnr-rgb": 30.0}
     records = [

@@ -14,7 +14,7 @@ import pytest
 from diffpress.data import ImageFolder, read_image
 from diffpress.evaluation.compare import evaluate
 from diffpress.evaluation.points import parse_specs
-from diffpress.evaluation.report import write_report
+from diffpress.evaluation.report.page import write_report
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -23,6 +23,7 @@ def make_report(pictures: Path, out: Path) -> Path:
     curve = {
         "name": "Old",
         "description": "someone's",
+        "dataset": "pictures-in",
         "results": {"bpp": [0.2, 0.6, 2, 4], "psnr-rgb": [20, 24, 29, 33]},
     }
     out.mkdir()

@@ -9,9 +9,9 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from ..data import ImageError, write_file
-from .published import read_curves
-from .results import TITLES, Curve, metrics_of
+from ...data import ImageError, write_file
+from ..published import read_curves
+from ..results import TITLES, Curve, metrics_of
 
 # Okabe and Ito's colours, told apart by most colour-blind readers; black comes last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#5B4EA3", "#7F7F7F", "#000000")

@@ -1,16 +1,18 @@
 """Rate and quality of one decoded image against its original; everything that needs no weights.
 
-All metrics compare 8-bit RGB images, uint8 [3, H, W].  Learned metrics are in learned_metrics.py.
+All metrics compare 8-bit RGB images, uint8 [3, H, W].  Learned metrics are in learned.py.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+ExtraMetric = Callable[[Tensor, Tensor], float | None]  # of (decoded, original); None where it is undefined
 MAX_PSNR = 100.0  # dB that an exact copy counts as in averages, where infinity would hide every other image
 _WINDOW, _SIGMA = 11, 1.5
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the five scales, Wang et al. 2003
@@ -25,6 +27,23 @@ def bits_per_pixel(num_bytes: int, height: int, width: int) -> float:
 def bits_per_dimension(bpp: float) -> float:
     """bpd: bits per colour sample."""
     return bpp / 3.0
+
+
+def score(
+    decoded: Tensor, image: Tensor, extra: Mapping[str, ExtraMetric] | None = None
+) -> dict[str, float | None]:
+    """All quality metrics of a decoded image, by CompressAI's names, and `extra` ones; None where undefined.
+
+    PSNR of an exact copy is infinite, which JSON keeps as None.
+    """
+    ssim, ms_ssim = ssim_scores(decoded, image)
+    value = psnr(decoded, image)
+    scores: dict[str, float | None] = {
+        "psnr-rgb": value if math.isfinite(value) else None,
+        "ssim-rgb": ssim,
+        "ms-ssim-rgb": ms_ssim,
+    }
+    return scores | {name: metric(decoded, image) for name, metric in (extra or {}).items()}
 
 
 def psnr(image: Tensor, original: Tensor) -> float:
@@ -44,9 +63,7 @@ def ssim_scores(image: Tensor, original: Tensor) -> tuple[float | None, float | 
     if min(image.shape[1:]) < _WINDOW:
         return None, None
     threads = torch.get_num_threads()
-    torch.set_num_threads(
-        1
-    )  # many short operations: a second thread gains little alone and loses sixfold beside others
+    torch.set_num_threads(1)  # many short operations: a second thread gains little, and beside others loses sixfold
     try:
         return _ssim_and_ms_ssim(image, original)
     finally:

@@ -21,10 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..codecs import CodecError
-from ..data import list_images, read_image, save_image
-from ..data.tiling import tile
-from .measure import ExtraMetric, sentence
+from ...codecs import CodecError
+from ...data import list_images, read_image, save_image
+from ...data.tiling import tile
+from ..records import sentence
+from .fidelity import ExtraMetric
 
 SetMetric = Callable[[Path, Path], float]
 PATCH = 64

@@ -107,18 +107,24 @@ function fill(table, head, rows) {
   });
   table.append(thead, body);
 }
-for (const curve of data.curves.filter((c) => data.bd[Object.keys(data.metrics)[0]]?.[c.codec]))
+const anchors = new Set(Object.values(data.bd).flatMap(Object.keys).concat(Object.values(data.mean_bd).flatMap(Object.keys)));
+for (const curve of data.curves.filter((c) => anchors.has(c.codec)))
   $("anchor").append(option(curve.codec, curve.codec, curve.codec === data.anchor));
+$("means-section").hidden = !Object.keys(data.mean_bd).length;
+$("means-note").textContent = data.mean_note;
 function summary() {
   const metric = $("metric").value, anchor = $("anchor").value, unit = metric.startsWith("psnr") ? " dB" : "";
-  fill($("summary"), ["Codec", "BD-rate", "Over", unit ? "BD-PSNR" : "BD-quality", "Encode s", "Decode s", "Peak MiB", "Model"],
+  fill($("summary"), ["Codec", "BD-rate", "Images", "Over", unit ? "BD-PSNR" : "BD-quality", "Encode s", "Decode s", "Peak MiB", "Model"],
     data.summary.map((s) => {
-      const bd = data.bd[metric]?.[anchor]?.[s.codec] ?? [null, null, null];
-      const over = bd[0] === null || !bd[2] ? "" : bd[2].map((value) => value.toFixed(unit ? 1 : 3)).join(" to ") + unit;
+      const bd = data.bd[metric]?.[anchor]?.[s.codec];
+      const over = bd ? bd.over.map((value) => value.toFixed(unit ? 1 : 3)).join(" to ") + unit : "";
       return [s.published ? "published" : "", s.codec,
-        s.codec === anchor ? "anchor" : signed(bd[0], 1, " %"), over, s.codec === anchor ? "" : signed(bd[1], unit ? 2 : 4, unit),
+        s.codec === anchor ? "anchor" : signed(bd?.rate, 1, " %"), bd ? `${bd.images} of ${bd.of}` : "", over,
+        signed(bd?.quality, unit ? 2 : 4, unit),
         number(s.encode_s, 3), number(s.decode_s, 3), number(s.peak_mib, 0), s.fingerprint];
     }));
+  const means = data.mean_bd[metric]?.[anchor] ?? {};
+  fill($("means"), ["Mean curve", "BD-rate"], Object.keys(means).map((codec) => ["", codec, signed(means[codec], 1, " %")]));
 }
 $("anchor").addEventListener("change", summary);
 const exact = data.summary.filter((s) => s.lossless_bpd !== null).sort((a, b) => a.lossless_bpd - b.lossless_bpd);

@@ -1,6 +1,6 @@
 """The report: one HTML file that needs nothing else, no network included.
 
-The page is report.html, report.css and report.js with the data as JSON, the pictures as data URLs and plotly.js from
+The page is page.html, page.css and page.js with the data as JSON, the pictures as data URLs and plotly.js from
 the plotly package put in.  What the figures are is decided in results.py; here they are only laid out.
 """
 
@@ -9,18 +9,21 @@ from __future__ import annotations
 import base64
 import html
 import json
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from ..data import write_file
-from .bd import bd_quality, bd_rate, overlap
-from .compare import SECONDS, Comparison
-from .measure import BOUND, Measurement, Record
-from .points import CodecSpec
-from .results import HIGHER_IS_BETTER, TITLES, Curve, metrics_of
+from ...data import write_file
+from ..bd import bd_rate
+from ..compare import Comparison
+from ..per_image import pairs_of_deltas
+from ..points import CodecSpec
+from ..records import BOUND, Measurement, Record
+from ..results import HIGHER_IS_BETTER, TITLES, Curve, metrics_of
+from ..tables import MEAN_CURVES, SECONDS
 
 # One colour per curve, in the order of the curves: (on white, on black), Okabe and Ito's set made lighter for the dark.
 COLOURS = (
@@ -42,14 +45,14 @@ _BROWSER_TYPES = {".jpg": "image/jpeg", ".webp": "image/webp", ".avif": "image/a
 def write_report(comparison: Comparison, path: Path) -> None:
     """Write the HTML report of `comparison` to `path`."""
     title = f"{comparison.data}, {comparison.images} images: {', '.join(c.codec for c in comparison.curves)}"
-    page = _asset("report.html")
+    page = _asset("page.html")
     parts = {
         "__TITLE__": html.escape(title),
         "__SECONDS__": html.escape(SECONDS),
-        "__CSS__": _asset("report.css"),
+        "__CSS__": _asset("page.css"),
         "__PLOTLY__": get_plotlyjs().replace("</script", "<\\/script"),
         "__DATA__": json.dumps(_data(comparison), allow_nan=False).replace("</", "<\\/"),
-        "__JS__": _asset("report.js"),
+        "__JS__": _asset("page.js"),
     }
     for name, text in parts.items():
         page = page.replace(name, text)
@@ -61,7 +64,7 @@ def _asset(name: str) -> str:
 
 
 def _data(comparison: Comparison) -> dict[str, Any]:
-    curves = [*comparison.curves, *comparison.published]
+    curves = comparison.drawn
     metrics = metrics_of(comparison.curves)
     prints = {curve.codec: curve.fingerprint for curve in curves}
     return {
@@ -73,8 +76,10 @@ def _data(comparison: Comparison) -> dict[str, Any]:
         "bound": BOUND,
         "metrics": {name: TITLES[name] for name in metrics},
         "curves": [_curve(curve, index) for index, curve in enumerate(curves)],
-        "summary": [vars(line) | {"fingerprint": prints.get(line.codec, "")} for line in comparison.summary()],
-        "bd": {metric: _deltas(curves, metric) for metric in metrics},
+        "summary": [asdict(line) | {"fingerprint": prints.get(line.codec, "")} for line in comparison.summary()],
+        "bd": {metric: _per_image(comparison, metric) for metric in metrics},
+        "mean_bd": {metric: _mean_curves(curves, metric) for metric in metrics} if comparison.published else {},
+        "mean_note": MEAN_CURVES,
         "pictures": _pictures(comparison),
     }
 
@@ -91,8 +96,14 @@ def _curve(curve: Curve, index: int) -> dict[str, Any]:
     }
 
 
-def _deltas(curves: list[Curve], metric: str) -> dict[str, dict[str, tuple[Any, Any, Any]]]:
-    """[anchor][codec] -> (BD-rate in %, BD-quality, range of quality) for every pair of curves with enough points."""
+def _per_image(comparison: Comparison, metric: str) -> dict[str, dict[str, Any]]:
+    """[anchor][codec] -> Delta of every pair of codecs with points of each image."""
+    found = pairs_of_deltas(comparison.per_image, metric)
+    return {anchor: {codec: vars(delta) for codec, delta in row.items()} for anchor, row in found.items()}
+
+
+def _mean_curves(curves: list[Curve], metric: str) -> dict[str, dict[str, float | None]]:
+    """[anchor][codec] -> BD-rate in % of every pair of mean curves, measured and published."""
     sign = 1.0 if HIGHER_IS_BETTER.get(metric, True) else -1.0
     series = {}
     for curve in curves:
@@ -100,22 +111,9 @@ def _deltas(curves: list[Curve], metric: str) -> dict[str, dict[str, tuple[Any, 
         if len(rate) >= 3:
             series[curve.codec] = (rate, [sign * value for value in quality])
     return {
-        anchor: {
-            codec: (bd_rate(*base, *own), _signed(bd_quality(*base, *own), sign), _range(base[1], own[1], sign))
-            for codec, own in series.items()
-            if codec != anchor
-        }
+        anchor: {codec: bd_rate(*base, *own) for codec, own in series.items() if codec != anchor}
         for anchor, base in series.items()
     }
-
-
-def _signed(value: float | None, sign: float) -> float | None:
-    return None if value is None else sign * value
-
-
-def _range(a: list[float], b: list[float], sign: float) -> list[float] | None:
-    shared = overlap(a, b)
-    return None if shared is None else sorted(sign * value for value in shared)
 
 
 def _pictures(comparison: Comparison) -> list[dict[str, Any]]:
