@@ -18,7 +18,8 @@ from ..evaluation.plots import plot_files
 from ..evaluation.points import parse_specs
 from ..evaluation.report import write_report
 from ..evaluation.results import table_text
-from .files import DEFAULT_MODELS, run
+from .errors import run
+from .models import DEFAULT_MODELS
 
 
 def parser() -> ArgumentParser:

@@ -8,7 +8,7 @@ from lightning.pytorch.cli import ArgsType, LightningCLI
 
 from ..data import ImageData, ImageError
 from ..lightning_modules import ModelError
-from .files import run
+from .errors import run
 
 
 class _CommandLine(LightningCLI):

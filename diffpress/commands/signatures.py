@@ -1,0 +1,244 @@
+"""Options of the command line, read from the signatures and docstrings of the functions that take them.
+
+Signatures are read from the source text.  Importing every codec to ask Python for them would bring PyTorch, Lightning
+and more into each ``--help`` and each wrong word; reading the text takes a hundredth of that time.  A test compares
+the result with the imported signatures.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .. import resource
+from .errors import UsageError
+
+SIMPLE = ("str", "int", "float", "bool", "Path")
+ENTRY = re.compile(r"^( *)(\w+(?:, \w+)*)  +(\S.*)$")  # "name  what it does", a row of an option table
+
+
+@dataclass(frozen=True)
+class Option:
+    """One parameter that a command line can set.
+
+    name     of the parameter; on the command line with dashes
+    kind     "str", "int", "float", "number" (either), "bool" (a flag), "Path" or "dict" (of integers, in YAML)
+    default  of the parameter; None also where there is none
+    help     its row of the docstring's table
+    choices  of a Literal; empty: any value
+    """
+
+    name: str
+    kind: str
+    default: Any = None
+    help: str = ""
+    choices: tuple[str, ...] = ()
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def description(self) -> str:
+        """Help and default; what the docstring says of None, the command line says of an option left out."""
+        text = re.sub(r"\bNone: ", "if not given: ", self.help)
+        return text if self.default in (None, False, "") else f"{text} (default: {_shown(self.default)})".strip()
+
+    def convert(self, value: Any) -> Any:
+        """`value`, a word of the command line or a value of a YAML file, as the parameter takes it.
+
+        Raises UsageError.
+        """
+        wanted = {"int": "a whole number", "float": "a number", "number": "a number", "bool": "true or false",
+                  "dict": "names with whole numbers, e.g. '{fast: 10}'"}  # fmt: skip
+        try:
+            if (self.kind == "bool") != isinstance(value, bool):
+                raise ValueError
+            if self.kind == "dict":
+                return _numbers_by_name(value)
+            if isinstance(value, (dict, list)):
+                raise ValueError
+            if self.kind == "number":
+                return int(value) if re.fullmatch(r"[+-]?\d+", str(value)) else float(value)
+            value = {"str": str, "int": _whole, "float": float, "bool": bool, "Path": Path}[self.kind](value)
+        except ValueError:
+            raise UsageError(f"{self.flag} takes {wanted.get(self.kind, 'a text')}, not {value!r}") from None
+        if self.choices and value not in self.choices:
+            raise UsageError(f"{self.flag} must be one of {', '.join(self.choices)}, not {value!r}")
+        return value
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, dict):
+        return "{" + ", ".join(f"{name}: {value}" for name, value in default.items()) + "}"
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def _whole(value: Any) -> int:
+    return int(str(value))
+
+
+def _numbers_by_name(value: Any) -> dict[str, int]:
+    import yaml
+
+    try:
+        table = yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError:
+        raise ValueError from None
+    if not isinstance(table, dict):
+        raise ValueError
+    return {str(name): _whole(number) for name, number in table.items()}
+
+
+@cache
+def codec_places() -> dict[str, tuple[str, str]]:
+    """Codec name -> (source file, class), from the table CODECS of codecs/registry.py."""
+    table = _assigned(_source("codecs/registry.py"), "CODECS")
+    places = {}
+    for name, entry in zip(table.keys, table.values, strict=True):  # type: ignore[attr-defined]
+        texts = [node.value for node in ast.walk(entry) if isinstance(node, ast.Constant) and ":" in str(node.value)]
+        module, _, cls = texts[0].partition(":")
+        places[ast.literal_eval(name)] = (f"codecs/{module.strip('.').replace('.', '/')}.py", cls)
+    return places
+
+
+def class_options(file: str, name: str) -> dict[str, Option]:
+    """Options of a class's constructor, or of a dataclass's fields; `file` is relative to the project."""
+    module, found = _source(file), _class(file, name)
+    documents = _table(ast.get_docstring(found) or "")
+    for base in found.bases:  # a base of the same file may document the fields
+        if isinstance(base, ast.Name) and any(isinstance(n, ast.ClassDef) and n.name == base.id for n in module.body):
+            documents = _table(ast.get_docstring(_class(file, base.id)) or "") | documents
+    if found.decorator_list:
+        fields = [(n.target.id, n.annotation, n.value) for n in found.body
+                  if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]  # fmt: skip
+        return _options(module, fields, documents)
+    return _options(module, _parameters(found, "__init__"), documents)
+
+
+def method_options(file: str, name: str, method: str) -> dict[str, Option]:
+    """Options of one method of a class; none where the class itself does not define it."""
+    found = _class(file, name)
+    documents = {}
+    for node in found.body:
+        if isinstance(node, ast.FunctionDef) and node.name == method:
+            documents = _table(ast.get_docstring(node) or "")
+    return _options(_source(file), _parameters(found, method), documents)
+
+
+def function_options(file: str, name: str) -> dict[str, Option]:
+    """Options of a function at the top of a file."""
+    module = _source(file)
+    (found,) = (node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    return _options(module, _parameters(module, name), _table(ast.get_docstring(found) or ""))
+
+
+def class_constant(file: str, name: str, constant: str) -> Any:
+    """Value of a constant in the body of a class, e.g. a codec's suffix."""
+    return ast.literal_eval(_assigned(_class(file, name), constant))
+
+
+def constant(file: str, name: str) -> Any:
+    """Value of a constant at the top of a file."""
+    return _value(_assigned(_source(file), name), _source(file))
+
+
+def takes_model(file: str, name: str) -> bool:
+    """Whether a codec's constructor takes a model."""
+    return any(parameter == "model" for parameter, _, _ in _parameters(_class(file, name), "__init__"))
+
+
+@cache
+def _source(file: str) -> ast.Module:
+    return ast.parse(resource(file).read_text(encoding="utf-8"))
+
+
+def _class(file: str, name: str) -> ast.ClassDef:
+    (found,) = (node for node in _source(file).body if isinstance(node, ast.ClassDef) and node.name == name)
+    return found
+
+
+def _parameters(owner: ast.Module | ast.ClassDef, function: str) -> list[tuple[str, Any, Any]]:
+    """(name, annotation, default or None) of every parameter of a function, without a method's first."""
+    for node in owner.body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            args = node.args
+            defaults = [None] * (len(args.args) - len(args.defaults)) + list(args.defaults)
+            found = list(zip(args.args, defaults, strict=True))[isinstance(owner, ast.ClassDef) :]
+            found += zip(args.kwonlyargs, args.kw_defaults, strict=True)
+            return [(one.arg, one.annotation, default) for one, default in found]
+    return []
+
+
+def _options(module: ast.Module, found: list[tuple[str, Any, Any]], documents: dict[str, str]) -> dict[str, Option]:
+    """Those parameters that a word can set; a model, say, or a callback cannot be named on a command line."""
+    options = {}
+    for name, annotation, default in found:
+        value = None if default is None else _value(default, module)
+        kinds = _kinds(annotation)
+        if not kinds and isinstance(value, str):
+            kinds = ["str"]  # an alias of a Literal
+        if kinds:
+            kind = "str" if "str" in kinds else kinds[0]
+            options[name] = Option(name, kind, value, documents.get(name, ""), _choices(annotation))
+    return options
+
+
+def _kinds(node: Any) -> list[str]:
+    if isinstance(node, ast.BinOp):
+        return _kinds(node.left) + _kinds(node.right)
+    if isinstance(node, ast.Name):
+        return [node.id] if node.id in SIMPLE else []
+    if isinstance(node, ast.Subscript):
+        text = ast.unparse(node)
+        return ["str"] if text.startswith("Literal[") else ["dict"] if text == "dict[str, int]" else []
+    return []
+
+
+def _choices(node: Any) -> tuple[str, ...]:
+    literals = (n for n in ast.walk(node) if isinstance(n, ast.Subscript) and ast.unparse(n.value) == "Literal")
+    return tuple(c.value for literal in literals for c in ast.walk(literal.slice) if isinstance(c, ast.Constant))
+
+
+def _value(node: ast.expr, module: ast.Module) -> Any:
+    """What a default evaluates to, constants of the same file included; its text where it needs more than these."""
+    try:
+        names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+        scope = {name: _value(_assigned(module, name), module) for name in names}
+        return eval(compile(ast.Expression(node), "<default>", "eval"), {"__builtins__": {}}, scope)
+    except (KeyError, NameError, TypeError):
+        return ast.unparse(node)
+
+
+def _assigned(owner: ast.Module | ast.ClassDef, name: str) -> ast.expr:
+    for node in owner.body:
+        if isinstance(node, ast.Assign):
+            targets: list[ast.expr] = node.targets
+        elif isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        else:
+            continue
+        if node.value is not None and any(isinstance(one, ast.Name) and one.id == name for one in targets):
+            return node.value
+    raise KeyError(name)
+
+
+def _table(document: str) -> dict[str, str]:
+    """Name -> text of the rows ``name  text`` in a docstring; lines that are indented further go on with a row."""
+    rows: dict[str, str] = {}
+    names: list[str] = []
+    indent = 0
+    for line in document.splitlines():
+        row = ENTRY.match(line)
+        if row and not (names and len(row[1]) > indent):
+            indent, names = len(row[1]), row[2].split(", ")
+            rows |= dict.fromkeys(names, row[3])
+        elif names and line.strip() and len(line) - len(line.lstrip()) > indent:
+            rows |= {name: f"{rows[name]} {line.strip()}" for name in names}
+        else:
+            names = []
+    return rows
