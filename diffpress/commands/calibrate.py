@@ -35,7 +35,7 @@ def parser() -> CommandLine:
     own = function_options("commands/calibrate.py", "write_calibration")
     p.add_options("common options", [
         own.pop("model"), own.pop("data"), own.pop("out"), *model_options(""),
-        Option("config", "Path", help="YAML file with any of these options; what the line says goes before it"),
+        Option("config", "Path", help="YAML file with any of these options; options on the command line override it"),
     ], {"out": ("-o",)})  # fmt: skip
     p.add_options("what is measured and chosen", own.values())
     p.add_options("loading the model", loading_options().values())

@@ -12,10 +12,10 @@ INTRODUCTION = """# Command lines
 Every option of `compress.py`, `decompress.py` and `calibrate.py`, written from the code by
 `python -m diffpress.commands.cli_reference`; change the code, not this page.
 
-- An option may also stand in a YAML file given with `--config`, without its dashes. What the command line says goes
-  before what the file says, wherever `--config` stands.
+- An option may also stand in a YAML file given with `--config`, as `option: value`. Options on the command line
+  override the file, wherever `--config` stands.
 - Exit codes: 0; 1 if some files failed, each with its sentence; 2 if nothing could be done.
-- Without `-o`, `photo.jpg` becomes `photo.dfc` beside it, and a folder `photos` becomes a folder `photos-dfc` beside it.
+- Without `-o`, `photo.jpg` becomes `photo.dfc` beside it, and a folder `photos` a folder `photos-dfc` beside it.
   Sub-folders are not visited. Nothing is overwritten without `--force`, and an input never.
 """
 

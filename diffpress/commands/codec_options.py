@@ -27,7 +27,6 @@ class CodecOptions:
     takes_model: bool
     constructor: dict[str, Option]
     encode: dict[str, Option]
-    decode: dict[str, Option]
 
 
 @cache
@@ -39,7 +38,7 @@ def codec_options(name: str) -> CodecOptions:
     place = places[name]
     return CodecOptions(
         class_constant(*place, "suffix"), takes_model(*place), class_options(*place),
-        method_options(*place, "encode"), method_options(*place, "decode"),
+        method_options(*place, "encode"),
     )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ class CommandLine(argparse.ArgumentParser):
                 group.add_argument(*names, metavar=option.name.rpartition("_")[2].upper(), **how)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """The namespace of all options.  What --config names fills in options that the words do not give.
+        """The namespace of all options; the file that --config names gives those that the words do not.
 
         Underscores in option names are read as dashes, as in the published commands.  Raises UsageError.
         """

@@ -37,7 +37,7 @@ def parser() -> CommandLine:
         Option("out", "Path", help="folder for the files, or the file for one image; beside the input, if not given"),
         *(_also(top[name], [other for other in others if name in sources[other]]) for name in COMMON),
         *model_options("model folder, or hub id of a diffusers pipeline; the one shipped for the codec, if not given"),
-        Option("config", "Path", help="YAML file with any of these options; what the line says goes before it"),
+        Option("config", "Path", help="YAML file with any of these options; options on the command line override it"),
         Option("force", "bool", help="overwrite existing files"),
     ], {"out": ("-o", "--output-dir")})  # fmt: skip
     for name in learned:

@@ -31,7 +31,7 @@ def parser() -> CommandLine:
         FORMAT,
         *model_options("model folder, or hub id of a diffusers pipeline; the shipped one that wrote the file, "
                        "if not given"),
-        Option("config", "Path", help="YAML file with any of these options; what the line says goes before it"),
+        Option("config", "Path", help="YAML file with any of these options; options on the command line override it"),
         Option("recover", "bool", help="decode the good segments of a damaged file"),
         Option("max_pixels", "int", constant("codecs/container.py", "MAX_PIXELS"),
                "refuse files that announce larger images"),

@@ -46,7 +46,7 @@ class Option:
     def description(self) -> str:
         """Help and default; what the docstring says of None, the command line says of an option left out."""
         text = re.sub(r"\bNone: ", "if not given: ", self.help)
-        return text if self.default in (None, False, "") else f"{text} (default: {_shown(self.default)})".strip()
+        return text if self.default in (None, False, True, "") else f"{text} (default: {_shown(self.default)})".strip()
 
     def convert(self, value: Any) -> Any:
         """`value`, a word of the command line or a value of a YAML file, as the parameter takes it.
@@ -184,8 +184,18 @@ def _options(module: ast.Module, found: list[tuple[str, Any, Any]], documents: d
             kinds = ["str"]  # an alias of a Literal
         if kinds:
             kind = "str" if "str" in kinds else kinds[0]
-            options[name] = Option(name, kind, value, documents.get(name, ""), _choices(annotation))
+            text = re.sub(r"\b[A-Z][A-Z_]+\b", lambda word: _spelled_out(word[0], module), documents.get(name, ""))
+            options[name] = Option(name, kind, value, text, _choices(annotation))
     return options
+
+
+def _spelled_out(word: str, module: ast.Module) -> str:
+    """The value of a constant that a docstring names; other words in capitals as they are."""
+    try:
+        value = _value(_assigned(module, word), module)
+    except KeyError:
+        return word
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else _shown(value)
 
 
 def _kinds(node: Any) -> list[str]:
