@@ -47,7 +47,7 @@ def loading_options() -> dict[str, Option]:
     """Options of load_model beside the device: those of its pipelines, and where hub ids are looked up."""
     pipeline = class_options("lightning_modules/priors/latent.py", "LatentPrior")
     refiner = class_options("lightning_modules/priors/stable_diffusion.py", "SDXLPrior")["refiner"]
-    options = {name: pipeline[name] for name in ("dtype", "variant", "compile", "offload", "tile") if name in pipeline}
+    options: dict[str, Option] = {name: one for name, one in pipeline.items() if name not in ("folder", "device")}
     options["refiner"] = replace(refiner, kind="str", help=f"SDXL: {refiner.help}")
     options["local_files_only"] = Option(
         "local_files_only", "bool", help="look hub ids up in the local cache alone (as HF_HUB_OFFLINE=1)"

@@ -87,7 +87,7 @@ def _command(given: dict[str, Any]) -> int:
     from ..data import list_images
     from .captions import prompts_by, prompts_from
     from .files import compress, plan
-    from .models import build_codec
+    from .models import open_codec
 
     jobs = plan(inputs, list_images, own.suffix, given["out"], bool(given["force"]))
     prompt_of = None
@@ -95,5 +95,5 @@ def _command(given: dict[str, Any]) -> int:
         prompt_of = prompts_from(given["captions"])
     elif given["caption_model"] is not None:
         prompt_of = prompts_by(given["caption_model"], given["device"], bool(given["local_files_only"]))
-    codec = build_codec(name, given["model"], given["device"], routed.constructor, routed.loading)
+    codec = open_codec(name, given["model"], given["device"], routed.constructor, routed.loading)
     return compress(codec, jobs, routed.encode, prompt_of)

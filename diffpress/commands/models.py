@@ -13,7 +13,7 @@ from ..lightning_modules.identity import fingerprint
 DEFAULT_MODELS = {"diffc": "diffc-pixel", "uqdm": "uqdm-photo", "bitsback": "diffc-pixel"}
 
 
-def build_codec(
+def open_codec(
     name: str, model: str | None, device: str | None, options: dict[str, Any], loading: dict[str, Any]
 ) -> Codec:
     """The codec with its model loaded; raises CodecError or ModelError, also for an option it does not have.
@@ -41,7 +41,7 @@ def codec_for(
     )
     if (folder / "model_index.json").is_file() or "schedule" in options:
         # the fingerprint also depends on the schedule and the parts in use: the codec knows it, once it is built
-        return build_codec(header.codec, str(folder), device, options, loading)
+        return open_codec(header.codec, str(folder), device, options, loading)
     found = fingerprint(folder)
     if found != header.fingerprint:
         for other in sorted(folder.parent.iterdir()) if model is None else []:
@@ -53,4 +53,4 @@ def codec_for(
                 f"the file was written with model {header.fingerprint.hex()}, but {folder} is model {found.hex()}"
                 + ("" if model else "; name the right one with --model")
             )
-    return build_codec(header.codec, str(folder), device, options, loading)
+    return open_codec(header.codec, str(folder), device, options, loading)

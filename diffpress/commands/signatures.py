@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import Any
 from .. import resource
 from .errors import UsageError
 
-SIMPLE = ("str", "int", "float", "bool", "Path")
 ENTRY = re.compile(r"^( *)(\w+(?:, \w+)*)  +(\S.*)$")  # "name  what it does", a row of an option table
 
 
@@ -64,7 +64,7 @@ class Option:
                 raise ValueError
             if self.kind == "number":
                 return int(value) if re.fullmatch(r"[+-]?\d+", str(value)) else float(value)
-            value = {"str": str, "int": _whole, "float": float, "bool": bool, "Path": Path}[self.kind](value)
+            value = KINDS[self.kind](value)
         except ValueError:
             raise UsageError(f"{self.flag} takes {wanted.get(self.kind, 'a text')}, not {value!r}") from None
         if self.choices and value not in self.choices:
@@ -94,14 +94,17 @@ def _numbers_by_name(value: Any) -> dict[str, int]:
     return {str(name): _whole(number) for name, number in table.items()}
 
 
+KINDS: dict[str, Callable[[Any], Any]] = {"str": str, "int": _whole, "float": float, "bool": bool, "Path": Path}
+
+
 @cache
 def codec_places() -> dict[str, tuple[str, str]]:
     """Codec name -> (source file, class), from the table CODECS of codecs/registry.py."""
     table = _assigned(_source("codecs/registry.py"), "CODECS")
-    places = {}
+    places: dict[str, tuple[str, str]] = {}
     for name, entry in zip(table.keys, table.values, strict=True):  # type: ignore[attr-defined]
-        texts = [node.value for node in ast.walk(entry) if isinstance(node, ast.Constant) and ":" in str(node.value)]
-        module, _, cls = texts[0].partition(":")
+        texts = [str(node.value) for node in ast.walk(entry) if isinstance(node, ast.Constant)]
+        module, _, cls = next(text for text in texts if ":" in text).partition(":")
         places[ast.literal_eval(name)] = (f"codecs/{module.strip('.').replace('.', '/')}.py", cls)
     return places
 
@@ -202,7 +205,7 @@ def _kinds(node: Any) -> list[str]:
     if isinstance(node, ast.BinOp):
         return _kinds(node.left) + _kinds(node.right)
     if isinstance(node, ast.Name):
-        return [node.id] if node.id in SIMPLE else []
+        return [node.id] if node.id in KINDS else []
     if isinstance(node, ast.Subscript):
         text = ast.unparse(node)
         return ["str"] if text.startswith("Literal[") else ["dict"] if text == "dict[str, int]" else []
@@ -211,7 +214,7 @@ def _kinds(node: Any) -> list[str]:
 
 def _choices(node: Any) -> tuple[str, ...]:
     literals = (n for n in ast.walk(node) if isinstance(n, ast.Subscript) and ast.unparse(n.value) == "Literal")
-    return tuple(c.value for literal in literals for c in ast.walk(literal.slice) if isinstance(c, ast.Constant))
+    return tuple(str(c.value) for literal in literals for c in ast.walk(literal.slice) if isinstance(c, ast.Constant))
 
 
 def _value(node: ast.expr, module: ast.Module) -> Any:
