@@ -27,24 +27,23 @@ def parser() -> CommandLine:
         "compress.py --codec uqdm --lossless photo.png  # every pixel comes back",
     ])  # fmt: skip
     p.add_argument("images", nargs="*", help="images, folders of images, glob patterns")
-    learned = [name for name in codec_places() if codec_options(name).takes_model]
-    others = sorted(set(codec_places()) - set(learned))
-    sources = {name: _encoding(name) for name in (*learned, *others)}
-    everything = {one.name: one for one in merged(sources | {"diffusers pipelines": loading_options()})}
-    top = {one.name: one for one in merged({name: sources[name] for name in learned})}
+    sources = {name: _encoding(name) for name in codec_places()}
+    learned = {name: own for name, own in sources.items() if codec_options(name).takes_model}
+    others = {name: sources[name] for name in sorted(sources) if name not in learned}
+    everything = {one.name: one for one in merged(learned | others | {"diffusers pipelines": loading_options()})}
     p.add_options("common options", [
         replace(CODEC, help=f"one of {', '.join([*learned, *others])}"),
         Option("out", "Path", help="folder for the files, or the file for one image; beside the input, if not given"),
-        *(_also(top[name], [other for other in others if name in sources[other]]) for name in COMMON),
+        *(_common(name, learned, others) for name in COMMON),
         *model_options("model folder, or hub id of a diffusers pipeline; the one shipped for the codec, if not given"),
         Option("config", "Path", help="YAML file with any of these options; options on the command line override it"),
         Option("force", "bool", help="overwrite existing files"),
     ], {"out": ("-o", "--output-dir")})  # fmt: skip
-    for name in learned:
-        p.add_options(name, [everything[key] for key in sources[name]])
-        if "prompt" in sources[name]:
+    for name, own in learned.items():
+        p.add_options(name, [everything[key] for key in own])
+        if "prompt" in own:
             p.add_options(f"{name}, a prompt for each image", PROMPTS)
-    p.add_options("codecs for comparison", [everything[key] for name in others for key in sources[name]])
+    p.add_options("codecs for comparison", [everything[key] for own in others.values() for key in own])
     p.add_options("loading a model", loading_options().values())
     p.add_options("as in the published DiffC code", [Option("image_dir", "str", help="folder of images")])
     return p
@@ -56,8 +55,12 @@ def _encoding(codec: str) -> dict[str, Option]:
     return {name: one for name, one in (own.encode | own.constructor).items() if name not in ("config", *ENDING)}
 
 
-def _also(option: Option, codecs: Sequence[str]) -> Option:
-    return replace(option, help=f"{option.help}\nalso for {', '.join(codecs)}") if codecs else option
+def _common(name: str, learned: dict[str, dict[str, Option]], others: dict[str, dict[str, Option]]) -> Option:
+    """An option on top of the help: a line for each of our codecs, and for others only where they have a default."""
+    telling = {codec: own for codec, own in others.items() if name in own and "(default" in own[name].description}
+    (option,) = (one for one in merged(learned | telling) if one.name == name)
+    rest = [codec for codec, own in others.items() if name in own and codec not in telling]
+    return replace(option, help=f"{option.help}\nalso for {', '.join(rest)}") if rest else option
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -89,11 +92,9 @@ def _command(given: dict[str, Any]) -> int:
     from .files import compress, plan
     from .models import open_codec
 
+    prompt_of = prompts_from(given["captions"]) if given["captions"] is not None else None
     jobs = plan(inputs, list_images, own.suffix, given["out"], bool(given["force"]))
-    prompt_of = None
-    if given["captions"] is not None:
-        prompt_of = prompts_from(given["captions"])
-    elif given["caption_model"] is not None:
+    if given["caption_model"] is not None:
         prompt_of = prompts_by(given["caption_model"], given["device"], bool(given["local_files_only"]))
     codec = open_codec(name, given["model"], given["device"], routed.constructor, routed.loading)
     return compress(codec, jobs, routed.encode, prompt_of)
