@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .. import resource
 from .errors import UsageError
 from .signatures import Option
 
@@ -79,7 +80,8 @@ class CommandLine(argparse.ArgumentParser):
         import yaml
 
         try:
-            table = yaml.safe_load(file.read_text(encoding="utf-8"))
+            shipped = not file.exists() and file.parts[:1] == ("configs",)
+            table = yaml.safe_load((resource(str(file)) if shipped else file).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UsageError(f"the configuration file {file} cannot be read: {error}") from None
         if not isinstance(table, dict):

@@ -103,6 +103,11 @@ def test_flags_take_no_value(flag: str) -> None:
     assert getattr(given, flag) is True
 
 
+def test_shipped_configurations_are_found_from_any_folder(here: Path) -> None:
+    given = parser().parse_args(["photos", "--config", "configs/diffc/flux.yaml", "--offload", "layers"])
+    assert (given.model, given.schedule, given.offload) == ("black-forest-labs/FLUX.1-dev", "flux", "layers")
+
+
 def test_published_spellings() -> None:
     given = parser().parse_args(["--image_dir", "my_photos", "--output_dir=my_files", "--denoising_guidance", "2"])
     assert (given.image_dir, given.out, given.denoising_guidance) == ("my_photos", Path("my_files"), 2.0)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from diffpress import resource
 from diffpress.codecs import codec_names
 from diffpress.codecs.registry import codec_class
 from diffpress.commands import calibrate, cli_reference, compress, decompress
@@ -20,6 +19,7 @@ from diffpress.commands.errors import UsageError
 from diffpress.commands.models import DEFAULT_MODELS
 from diffpress.commands.signatures import Option, codec_places
 from diffpress.lightning_modules import LOADING
+from helpers import ROOT
 
 NOT_WORDS = {"self", "image", "model", "schedules", "progress", "options"}  # what no word can name
 
@@ -86,7 +86,7 @@ def test_help_starts_with_examples_and_common_options(module: Any) -> None:
 
 
 def test_reference_page_is_what_the_code_says() -> None:
-    page = resource("docs/cli.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     assert page == cli_reference.reference(), "python -m diffpress.commands.cli_reference > docs/cli.md"
 
 
