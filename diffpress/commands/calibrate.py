@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from .codec_options import loading_options, model_options
 from .command_line import CommandLine
 from .errors import UsageError, run
-from .signatures import Option, function_options
+from .option import Option
+from .signatures import function_options
 
 if TYPE_CHECKING:
     import torch

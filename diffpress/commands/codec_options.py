@@ -8,7 +8,8 @@ from functools import cache
 from typing import Any
 
 from .errors import UsageError
-from .signatures import Option, class_constant, class_options, codec_places, method_options, takes_model
+from .option import Option
+from .signatures import class_constant, class_options, codec_places, method_options, takes_model
 
 # What only a decoder uses of a constructor's options, and what both sides use.
 ENDING = ("reconstruction", "flow_steps")

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from .. import resource
 from .errors import UsageError
-from .signatures import Option
+from .option import Option
 
 
 class CommandLine(argparse.ArgumentParser):

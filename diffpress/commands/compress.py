@@ -9,7 +9,8 @@ from typing import Any
 from .codec_options import ENDING, codec_options, loading_options, merged, model_options, route
 from .command_line import CommandLine
 from .errors import NothingAsked, UsageError, run
-from .signatures import Option, codec_places
+from .option import Option
+from .signatures import codec_places
 
 CODEC = Option("codec", "str", "diffc")
 COMMON = ("bpp", "segments", "lossless", "preset")  # of the codecs' own options, those that stand on top of the help

@@ -8,7 +8,8 @@ from typing import Any
 from .codec_options import DECODING, codec_options, loading_options, merged, model_options
 from .command_line import CommandLine
 from .errors import NothingAsked, run
-from .signatures import Option, codec_places, constant
+from .option import Option
+from .signatures import codec_places, constant
 
 FORMAT = Option("format", "str", "png", "image format written", ("png", "webp", "bmp", "tiff"))
 

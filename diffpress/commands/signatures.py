@@ -9,92 +9,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from .. import resource
-from .errors import UsageError
+from .option import KINDS, Option, shown
 
 ENTRY = re.compile(r"^( *)(\w+(?:, \w+)*)  +(\S.*)$")  # "name  what it does", a row of an option table
-
-
-@dataclass(frozen=True)
-class Option:
-    """One parameter that a command line can set.
-
-    name     of the parameter; on the command line with dashes
-    kind     "str", "int", "float", "number" (either), "bool" (a flag), "Path" or "dict" (of integers, in YAML)
-    default  of the parameter; None also where there is none
-    help     its row of the docstring's table
-    choices  of a Literal; empty: any value
-    """
-
-    name: str
-    kind: str
-    default: Any = None
-    help: str = ""
-    choices: tuple[str, ...] = ()
-
-    @property
-    def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def description(self) -> str:
-        """Help and default; what the docstring says of None, the command line says of an option left out."""
-        text = re.sub(r"\bNone: ", "if not given: ", self.help)
-        return text if self.default in (None, False, True, "") else f"{text} (default: {_shown(self.default)})".strip()
-
-    def convert(self, value: Any) -> Any:
-        """`value`, a word of the command line or a value of a YAML file, as the parameter takes it.
-
-        Raises UsageError.
-        """
-        wanted = {"int": "a whole number", "float": "a number", "number": "a number", "bool": "true or false",
-                  "dict": "names with whole numbers, e.g. '{fast: 10}'"}  # fmt: skip
-        try:
-            if (self.kind == "bool") != isinstance(value, bool):
-                raise ValueError
-            if self.kind == "dict":
-                return _numbers_by_name(value)
-            if isinstance(value, (dict, list)):
-                raise ValueError
-            if self.kind == "number":
-                return int(value) if re.fullmatch(r"[+-]?\d+", str(value)) else float(value)
-            value = KINDS[self.kind](value)
-        except ValueError:
-            raise UsageError(f"{self.flag} takes {wanted.get(self.kind, 'a text')}, not {value!r}") from None
-        if self.choices and value not in self.choices:
-            raise UsageError(f"{self.flag} must be one of {', '.join(self.choices)}, not {value!r}")
-        return value
-
-
-def _shown(default: Any) -> str:
-    if isinstance(default, dict):
-        return "{" + ", ".join(f"{name}: {value}" for name, value in default.items()) + "}"
-    return f"{default:g}" if isinstance(default, float) else str(default)
-
-
-def _whole(value: Any) -> int:
-    return int(str(value))
-
-
-def _numbers_by_name(value: Any) -> dict[str, int]:
-    import yaml
-
-    try:
-        table = yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError:
-        raise ValueError from None
-    if not isinstance(table, dict):
-        raise ValueError
-    return {str(name): _whole(number) for name, number in table.items()}
-
-
-KINDS: dict[str, Callable[[Any], Any]] = {"str": str, "int": _whole, "float": float, "bool": bool, "Path": Path}
 
 
 @cache
@@ -120,24 +41,23 @@ def class_options(file: str, name: str) -> dict[str, Option]:
         fields = [(n.target.id, n.annotation, n.value) for n in found.body
                   if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]  # fmt: skip
         return _options(module, fields, documents)
-    return _options(module, _parameters(found, "__init__"), documents)
+    constructor = _function(found, "__init__")
+    return _options(module, _parameters(constructor)[1:], documents) if constructor else {}
 
 
 def method_options(file: str, name: str, method: str) -> dict[str, Option]:
     """Options of one method of a class; none where the class itself does not define it."""
-    found = _class(file, name)
-    documents = {}
-    for node in found.body:
-        if isinstance(node, ast.FunctionDef) and node.name == method:
-            documents = _table(ast.get_docstring(node) or "")
-    return _options(_source(file), _parameters(found, method), documents)
+    function = _function(_class(file, name), method)
+    if function is None:
+        return {}
+    return _options(_source(file), _parameters(function)[1:], _table(ast.get_docstring(function) or ""))
 
 
 def function_options(file: str, name: str) -> dict[str, Option]:
     """Options of a function at the top of a file."""
-    module = _source(file)
-    (found,) = (node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == name)
-    return _options(module, _parameters(module, name), _table(ast.get_docstring(found) or ""))
+    function = _function(_source(file), name)
+    assert function is not None
+    return _options(_source(file), _parameters(function), _table(ast.get_docstring(function) or ""))
 
 
 def class_constant(file: str, name: str, constant: str) -> Any:
@@ -152,7 +72,8 @@ def constant(file: str, name: str) -> Any:
 
 def takes_model(file: str, name: str) -> bool:
     """Whether a codec's constructor takes a model."""
-    return any(parameter == "model" for parameter, _, _ in _parameters(_class(file, name), "__init__"))
+    constructor = _function(_class(file, name), "__init__")
+    return constructor is not None and any(argument.arg == "model" for argument in constructor.args.args)
 
 
 @cache
@@ -165,16 +86,16 @@ def _class(file: str, name: str) -> ast.ClassDef:
     return found
 
 
-def _parameters(owner: ast.Module | ast.ClassDef, function: str) -> list[tuple[str, Any, Any]]:
-    """(name, annotation, default or None) of every parameter of a function, without a method's first."""
-    for node in owner.body:
-        if isinstance(node, ast.FunctionDef) and node.name == function:
-            args = node.args
-            defaults = [None] * (len(args.args) - len(args.defaults)) + list(args.defaults)
-            found = list(zip(args.args, defaults, strict=True))[isinstance(owner, ast.ClassDef) :]
-            found += zip(args.kwonlyargs, args.kw_defaults, strict=True)
-            return [(one.arg, one.annotation, default) for one, default in found]
-    return []
+def _function(owner: ast.Module | ast.ClassDef, name: str) -> ast.FunctionDef | None:
+    return next((node for node in owner.body if isinstance(node, ast.FunctionDef) and node.name == name), None)
+
+
+def _parameters(function: ast.FunctionDef) -> list[tuple[str, Any, Any]]:
+    """(name, annotation, default or None) of every parameter."""
+    args = function.args
+    defaults = [*[None] * (len(args.args) - len(args.defaults)), *args.defaults, *args.kw_defaults]
+    both = zip([*args.args, *args.kwonlyargs], defaults, strict=True)
+    return [(one.arg, one.annotation, default) for one, default in both]
 
 
 def _options(module: ast.Module, found: list[tuple[str, Any, Any]], documents: dict[str, str]) -> dict[str, Option]:
@@ -198,7 +119,7 @@ def _spelled_out(word: str, module: ast.Module) -> str:
         value = _value(_assigned(module, word), module)
     except KeyError:
         return word
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else _shown(value)
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else shown(value)
 
 
 def _kinds(node: Any) -> list[str]:

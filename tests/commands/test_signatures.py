@@ -17,7 +17,8 @@ from diffpress.commands.codec_options import DECODING, codec_options, loading_op
 from diffpress.commands.command_line import CommandLine
 from diffpress.commands.errors import UsageError
 from diffpress.commands.models import DEFAULT_MODELS
-from diffpress.commands.signatures import Option, codec_places
+from diffpress.commands.option import Option
+from diffpress.commands.signatures import codec_places
 from diffpress.lightning_modules import LOADING
 from helpers import ROOT
 
