@@ -8,53 +8,83 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import torch
-from jsonargparse import ArgumentParser
-from rich.console import Console
-from rich.progress import Progress
+from .codec_options import loading_options, model_options
+from .command_line import CommandLine
+from .errors import UsageError, run
+from .option import Option
+from .signatures import function_options
 
-from ..codecs.diffc.calibrate import calibrate, fit_pyramid
-from ..codecs.reverse_channel import get_coder
-from ..data import crop, list_images, read_image, write_file
-from ..lightning_modules import LOADING, ModelError, load_model
-from ..lightning_modules.identity import read_json
-from ..lightning_modules.priors.interface import Prior
-from ..lightning_modules.priors.pixel import DenoiserPrior
-from ..lightning_modules.priors.pyramid import Node
-from .files import run
-from .model_options import add_model_options, loading_options
+if TYPE_CHECKING:
+    import torch
+    from rich.progress import Progress
+
+    from ..lightning_modules.priors.interface import Prior
+    from ..lightning_modules.priors.pyramid import Node
+
+PRESETS = {"fast": 10, "default": 18, "best": 40}
 
 
-def parser() -> ArgumentParser:
+def parser() -> CommandLine:
     """The command line; every option may also stand in a YAML file given with --config."""
-    p = ArgumentParser(prog="calibrate", description="Measure a prior's error on photos and choose its noise levels.")
-    p.add_argument("--config", action="config", help="YAML file with any of these options")
-    add_model_options(p, "model folder, or hub id of a pipeline; calibration.json is written into it")
-    p.add_argument("-o", "--out", type=Path | None, help="file to write instead, for compress.py --schedule FILE")
-    p.add_argument("--data", type=str, required=True, help="folder of photos that the model has not seen")
-    p.add_argument("--images", type=int, default=24, help="photos to measure, evenly spread over the folder")
-    p.add_argument("--size", type=int, default=256, help="side of the crop taken from each")
-    p.add_argument("--presets", type=dict[str, int], default={"fast": 10, "default": 18, "best": 40},
-                   help="presets by their network evaluations at --rate")
-    p.add_argument("--rate", type=float, default=1 / 3, help="bits per dimension at which presets are compared")
-    p.add_argument("--stride", type=int, default=4, help="distance of the noise levels considered")
-    p.add_argument("--last", type=int, default=1, help="level at which the schedules end")
-    p.add_argument("--pyramid", type=bool, default=False,
-                   help="first fit how our denoiser mixes resolutions, and write it into prior.json")
-    p.add_argument("--coder", type=Literal["trellis", "pfr"] | None,
-                   help="choose levels by what this coder spends on a step (default: by KL)")
+    p = CommandLine("calibrate.py", "Measure a prior's error on photos and choose its noise levels.", [
+        "calibrate.py --model my-prior --data photos",
+        "calibrate.py --model my-prior --data photos --pyramid        # fits how resolutions are mixed, too",
+        "calibrate.py --model organisation/model --data photos -o own.json",
+    ])  # fmt: skip
+    own = function_options("commands/calibrate.py", "write_calibration")
+    p.add_options("common options", [
+        own.pop("model"), own.pop("data"), own.pop("out"), *model_options(""),
+        Option("config", "Path", help="YAML file with any of these options; options on the command line override it"),
+    ], {"out": ("-o",)})  # fmt: skip
+    p.add_options("what is measured and chosen", own.values())
+    p.add_options("loading the model", loading_options().values())
     return p
 
 
 def write_calibration(
-    model: str, data: str, images: int, size: int, presets: dict[str, int], rate: float, stride: int, last: int,
-    device: str | None = None, out: Path | None = None, coder: str | None = None, pyramid: bool = False,
+    model: str,
+    data: str,
+    images: int = 24,
+    size: int = 256,
+    presets: dict[str, int] = PRESETS,
+    rate: float = 1 / 3,
+    stride: int = 4,
+    last: int = 1,
+    device: str | None = None,
+    out: Path | None = None,
+    coder: Literal["trellis", "pfr"] | None = None,
+    pyramid: bool = False,
     loading: dict[str, Any] | None = None,
 ) -> int:
-    """Calibrate and write; returns 0, the number of failures."""
+    """Calibrate and write; returns 0, the number of failures.
+
+    model    model folder, or hub id of a pipeline; calibration.json is written into it
+    data     folder of photos that the model has not seen
+    images   photos to measure, evenly spread over the folder
+    size     side of the crop taken from each, in pixels
+    presets  presets by their network evaluations at `rate`
+    rate     bits per dimension at which presets are compared
+    stride   distance of the noise levels considered
+    last     level at which the schedules end
+    device   where the model runs
+    out      file to write instead, for compress.py --schedule FILE
+    coder    choose levels by what this coder spends on a step; None: by KL
+    pyramid  first fit how our denoiser mixes resolutions, and write it into prior.json
+    loading  options of load_model
+    Raises ModelError, ImageError.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from ..codecs.diffc.calibrate import calibrate
+    from ..codecs.reverse_channel import get_coder
+    from ..data import crop, list_images, read_image, write_file
+    from ..lightning_modules import ModelError, load_model
+    from ..lightning_modules.identity import read_json
+    from ..lightning_modules.priors.interface import Prior
+
     prior = load_model(model, device=device, **(loading or {}))
     if pyramid and out is not None:
         raise ModelError("--pyramid changes the model itself, so it cannot be combined with --out")
@@ -87,6 +117,12 @@ def write_calibration(
 
 def use_pyramid(prior: Prior, crops: list[torch.Tensor], bar: Progress) -> list[Node]:
     """Nodes of the prior's pyramid, fitted to uint8 images [3, H, W]; the prior uses them from now on."""
+    import numpy as np
+
+    from ..codecs.diffc.calibrate import fit_pyramid
+    from ..lightning_modules import ModelError
+    from ..lightning_modules.priors.pixel import DenoiserPrior
+
     if not isinstance(prior, DenoiserPrior):
         raise ModelError(f"{prior.folder} is not one of our denoisers, and only these mix resolutions")
     log_snrs = np.arange(prior.noisy, prior.clean, math.log(4) / 2).tolist()
@@ -98,10 +134,14 @@ def use_pyramid(prior: Prior, crops: list[torch.Tensor], bar: Progress) -> list[
 
 def main(args: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 if nothing could be done."""
-    p = parser()
-    given = p.parse_args(args)
-    if given.model is None:
-        p.error("--model says what to calibrate")
-    skipped = ("config", *LOADING)
-    options = {name: value for name, value in given.as_dict().items() if name not in skipped}
-    return run(lambda: write_calibration(**options, loading=loading_options(given)))
+    return run(lambda: _command(vars(parser().parse_args(args))))
+
+
+def _command(given: dict[str, Any]) -> int:
+    for name, what in (("model", "what to calibrate"), ("data", "a folder of photos to measure it on")):
+        if given[name] is None:
+            raise UsageError(f"--{name} must name {what}")
+    options = {name: value for name, value in given.items() if value is not None}
+    options.pop("config", None)
+    loading = {name: options.pop(name) for name in loading_options() if name in options}
+    return write_calibration(**options, loading=loading)

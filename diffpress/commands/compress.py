@@ -1,76 +1,101 @@
-"""``python compress.py --codec diffc PHOTO... -o OUT``: images to files."""
+"""``python compress.py photo.jpg``: images to files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
+from dataclasses import replace
+from typing import Any
 
-from jsonargparse import ArgumentParser
+from .codec_options import ENDING, codec_options, loading_options, merged, model_options, route
+from .command_line import CommandLine
+from .errors import NothingAsked, UsageError, run
+from .option import Option
+from .signatures import codec_places
 
-from ..codecs import codec_names
-from .captions import prompts_by, prompts_from
-from .files import build_codec, compress, run
-from .model_options import add_model_options, loading_options
+CODEC = Option("codec", "str", "diffc")
+COMMON = ("bpp", "segments", "lossless", "preset")  # of the codecs' own options, those that stand on top of the help
+PROMPTS = [
+    Option("captions", "Path", help="a prompt for each image: a file of lines NAME<tab>TEXT, or of JSON"),
+    Option("caption_model", "str", help="BLIP model, folder or hub id, that writes a prompt for each image"),
+]
 
 
-def parser() -> ArgumentParser:
+def parser() -> CommandLine:
     """The command line; every option may also stand in a YAML file given with --config."""
-    p = ArgumentParser(prog="compress", description="Compress images (files, folders or glob patterns).")
-    p.add_argument("images", nargs="*", help="image files, folders, glob patterns")
-    p.add_argument("--config", action="config", help="YAML file with any of these options")
-    p.add_argument("--codec", default="diffc", choices=codec_names())
-    p.add_argument("-o", "--out", "--output_dir", type=Path, help="folder for the files, or the file for one image")
-    p.add_argument("--image_dir", type=str | None, help="folder of images (as in the published DiffC code)")
-    add_model_options(p, "model folder, or a hub id of a diffusers pipeline (default: the one shipped for the codec)")
-    p.add_argument("--bpp", type=float | None, help="bits per pixel to stop at, header included")
-    p.add_argument("--segments", type=int | None, help="number of refinement steps to send")
-    p.add_argument("--lossless", type=bool, nargs="?", const=True, default=False, help="restore every pixel")
-    p.add_argument("--coder", type=Literal["trellis", "trellis-quick", "pfr"] | None,
-                   help="diffc: reverse-channel coder (default: trellis, trellis-quick for preset fast)")
-    p.add_argument("--preset", type=str | None,
-                   help="diffc: schedule of the calibration (fast, default, best; 12, 20, 54, 163 for pipelines); "
-                        "bitsback: 20, 40 or 80 levels (fast, default, best), best with four orientations of each")
-    p.add_argument("--schedule", type=str | None,
-                   help="diffc: file with presets, or the name of a shipped one (sd15, sd21, sdxl, flux, sd3)")
-    p.add_argument("--prompt", type=str | None, help="diffc: what all images show; it is stored in the file")
-    p.add_argument("--captions", type=Path | None, help="diffc: a prompt per image (lines NAME<tab>TEXT, or JSON)")
-    p.add_argument("--caption-model", type=str | None, help="diffc: BLIP model, folder or hub id, that writes prompts")
-    p.add_argument("--guidance", type=float | None, help="diffc: guidance scale while encoding, in eighths (default 1)")
-    p.add_argument("--denoising-guidance", type=float | None,
-                   help="diffc: guidance scale for the final reconstruction (default: as --guidance)")
-    p.add_argument("--weaken", type=float | None,
-                   help="diffc: how much of what is small beside the file's last noise is left out (default: 0.1 where "
-                        "decoding aims at the least error; 0: nothing, as published)")
-    p.add_argument("--portable", type=bool | None, nargs="?", const=True,
-                   help="uqdm, bitsback: files move between machines")
-    p.add_argument("--quality", type=int | None, help="classical codecs: quality")
-    p.add_argument("--force", type=bool, nargs="?", const=True, default=False, help="overwrite existing files")
+    p = CommandLine("compress.py", "Compress images: files, folders or glob patterns.", [
+        "compress.py photo.jpg                          # writes photo.dfc beside it",
+        "compress.py photos -o files --bpp 0.25         # a folder in, a folder out",
+        "compress.py --codec uqdm --lossless photo.png  # every pixel comes back",
+    ])  # fmt: skip
+    p.add_argument("images", nargs="*", help="images, folders of images, glob patterns")
+    sources = {name: _encoding(name) for name in codec_places()}
+    learned = {name: own for name, own in sources.items() if codec_options(name).takes_model}
+    others = {name: sources[name] for name in sorted(sources) if name not in learned}
+    everything = {one.name: one for one in merged(learned | others | {"diffusers pipelines": loading_options()})}
+    p.add_options("common options", [
+        replace(CODEC, help=f"one of {', '.join([*learned, *others])}"),
+        Option("out", "Path", help="folder for the files, or the file for one image; beside the input, if not given"),
+        *(_common(name, learned, others) for name in COMMON),
+        *model_options("model folder, or hub id of a diffusers pipeline; the one shipped for the codec, if not given"),
+        Option("config", "Path", help="YAML file with any of these options; options on the command line override it"),
+        Option("force", "bool", help="overwrite existing files"),
+    ], {"out": ("-o", "--output-dir")})  # fmt: skip
+    for name, own in learned.items():
+        p.add_options(name, [everything[key] for key in own])
+        if "prompt" in own:
+            p.add_options(f"{name}, a prompt for each image", PROMPTS)
+    p.add_options("codecs for comparison", [everything[key] for own in others.values() for key in own])
+    p.add_options("loading a model", loading_options().values())
+    p.add_options("as in the published DiffC code", [Option("image_dir", "str", help="folder of images")])
     return p
+
+
+def _encoding(codec: str) -> dict[str, Option]:
+    """Options of a codec that an encoder uses and that are not called like one of the command itself."""
+    own = codec_options(codec)
+    return {name: one for name, one in (own.encode | own.constructor).items() if name not in ("config", *ENDING)}
+
+
+def _common(name: str, learned: dict[str, dict[str, Option]], others: dict[str, dict[str, Option]]) -> Option:
+    """An option on top of the help: a line for each of our codecs, and for others only where they have a default."""
+    telling = {codec: own for codec, own in others.items() if name in own and "(default" in own[name].description}
+    (option,) = (one for one in merged(learned | telling) if one.name == name)
+    rest = [codec for codec, own in others.items() if name in own and codec not in telling]
+    return replace(option, help=f"{option.help}\nalso for {', '.join(rest)}") if rest else option
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Exit code: 0, 1 if some images failed, 2 if nothing could be done."""
-    p = parser()
-    given = p.parse_args(args)
-    inputs = [*given.images, *([given.image_dir] if given.image_dir else [])]
-    if not inputs or given.out is None:
-        p.error("give at least one image and -o OUT")
-    if sum(given[name] is not None for name in ("prompt", "captions", "caption_model")) > 1:
-        p.error("give one of --prompt, --captions and --caption-model")
-    names = ("coder", "preset", "schedule", "guidance", "denoising_guidance", "weaken", "portable", "quality")
-    settings = {name: given[name] for name in names if given[name] is not None}
-    request = {name: given[name] for name in ("bpp", "segments", "prompt") if given[name] is not None}
-    if given.lossless:
-        (request if given.codec in ("diffc", "uqdm", "bitsback") else settings)["lossless"] = True
+    return run(lambda: _command(vars(parser().parse_args(args))))
 
-    def action() -> int:
-        loading, prompt_of = loading_options(given), None
-        if given.captions is not None:
-            prompt_of = prompts_from(given.captions)
-        elif given.caption_model is not None:
-            prompt_of = prompts_by(given.caption_model, given.device, bool(given.local_files_only))
-        codec = build_codec(given.codec, given.model, given.device, settings, loading)
-        return compress(codec, inputs, given.out, given.force, request, prompt_of)
 
-    return run(action)
+def _command(given: dict[str, Any]) -> int:
+    name = given["codec"] or CODEC.default
+    own = codec_options(name)
+    inputs = [*given["images"], *([given["image_dir"]] if given["image_dir"] else [])]
+    if not inputs:
+        raise NothingAsked(
+            f"python compress.py --codec {name} photo.png    # writes photo{own.suffix} beside it\n"
+            f"python decompress.py photo{own.suffix} -o copy.png    # and back"
+        )
+    if sum(given[key] is not None for key in ("prompt", "captions", "caption_model")) > 1:
+        raise UsageError("give one of --prompt, --captions and --caption-model")
+    prompts = [key for key in ("captions", "caption_model") if given[key] is not None]
+    if prompts and "prompt" not in own.encode:
+        raise UsageError(f"--{prompts[0].replace('_', '-')} does not apply to --codec {name}")
+    mine = {"codec", "out", "model", "device", "config", "force", "image_dir", "images", "captions", "caption_model"}
+    routed = route(name, given, [key for key in given if key not in mine])
+    if given["model"] is not None and not own.takes_model:
+        raise UsageError(f"--model does not apply to --codec {name}")
+
+    from ..data import list_images
+    from .captions import prompts_by, prompts_from
+    from .files import compress, plan
+    from .models import open_codec
+
+    prompt_of = prompts_from(given["captions"]) if given["captions"] is not None else None
+    jobs = plan(inputs, list_images, own.suffix, given["out"], bool(given["force"]))
+    if given["caption_model"] is not None:
+        prompt_of = prompts_by(given["caption_model"], given["device"], bool(given["local_files_only"]))
+    codec = open_codec(name, given["model"], given["device"], routed.constructor, routed.loading)
+    return compress(codec, jobs, routed.encode, prompt_of)

@@ -12,7 +12,7 @@ from ..codecs import CodecError
 from ..evaluation.correlation import correlate, latent_distance, psnr_metric, read_opinions
 from ..evaluation.metrics.learned import SET_METRICS, load_metrics
 from ..lightning_modules import load_model
-from .files import run
+from .errors import run
 
 
 def parser() -> ArgumentParser:

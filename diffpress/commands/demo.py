@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jsonargparse import ArgumentParser
 from matplotlib import pyplot
 from rich.console import Console
 from rich.table import Table
 
+from .. import resource
 from ..data import read_image, save_image
 from ..evaluation.metrics import psnr
-from .files import run
+from .command_line import CommandLine
+from .errors import run
+from .option import Option
 
 # codec, what to call it, options of compress.py
 RUNS = (
@@ -42,11 +44,8 @@ class Result:
 
 
 def photo() -> torch.Tensor:
-    """uint8 [3, 256, 256]: scikit-image's astronaut (NASA, public domain), the middle of its 512 x 512 pixels."""
-    from skimage import data
-
-    picture = torch.from_numpy(data.astronaut()).permute(2, 0, 1)
-    return picture[:, :256, 100:356].contiguous()
+    """uint8 [3, 256, 256]: part of a portrait of Eileen Collins (NASA, Great Images database, public domain)."""
+    return read_image(resource("data/demo.png"))
 
 
 def demo(out: Path) -> int:
@@ -111,10 +110,9 @@ def _picture(original: torch.Tensor, results: list[Result], path: Path) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 with a sentence if a step failed."""
-    parser = ArgumentParser(prog="demo", description="Compress a real photo and show the result.")
-    parser.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for files and pictures")
-    given = parser.parse_args(args)
-    return run(lambda: demo(given.out))
+    p = CommandLine("python -m diffpress.commands.demo", "Compress a real photo and show the result.", [])
+    p.add_options("options", [Option("out", "Path", "demo_out", "folder for files and pictures")])
+    return run(lambda: demo(p.parse_args(args).out or Path("demo_out")))
 
 
 if __name__ == "__main__":

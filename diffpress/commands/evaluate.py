@@ -18,7 +18,8 @@ from ..evaluation.points import parse_specs
 from ..evaluation.report.page import write_report
 from ..evaluation.report.plots import plot_files
 from ..evaluation.tables import RATES, summary_text
-from .files import DEFAULT_MODELS, run
+from .errors import run
+from .models import DEFAULT_MODELS
 
 
 def parser() -> ArgumentParser:

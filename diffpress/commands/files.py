@@ -1,6 +1,6 @@
-"""Files in, files out: what compress.py and decompress.py do once their arguments are parsed.
+"""Files in, files out: what goes where, and how one file after the other is coded.
 
-One file after the other, each written under a temporary name and renamed; a bad one is named and the rest goes on.
+Each file is written under a temporary name and renamed; a bad one is named and the rest goes on.
 """
 
 from __future__ import annotations
@@ -8,116 +8,117 @@ from __future__ import annotations
 import inspect
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from functools import partial
+from glob import glob
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from ..codecs import CodecError, container
 from ..codecs.base import Codec, Header
-from ..codecs.registry import codec_class
-from ..data import ImageError, list_images, read_image, save_image, write_file
-from ..lightning_modules import ModelError, find_model, load_model
-from ..lightning_modules.identity import fingerprint
-from .memory import keep_freed_memory
+from ..data import ImageError, read_image, save_image, write_file
+from .errors import UsageError, sentence, user_errors
 
-DEFAULT_MODELS = {"diffc": "diffc-pixel", "uqdm": "uqdm-photo", "bitsback": "diffc-pixel"}
-USER_ERRORS = (CodecError, ImageError, ModelError, OSError, MemoryError)
+Job = tuple[Path, Path]  # a file to read, and the one to write
+Tick = Callable[[int, int], None]  # (steps done, steps in all)
 
 
-def build_codec(
-    name: str, model: str | None, device: str | None, options: dict[str, Any], loading: dict[str, Any] | None = None
-) -> Codec:
-    """The codec with its model loaded; raises CodecError or ModelError, also for an option it does not have.
+def list_files(entry: str) -> list[Path]:
+    """The files that a path, a folder (its own files, sorted) or a glob pattern names; raises UsageError."""
+    path = Path(entry)
+    matches = [path] if path.is_file() else sorted(path.iterdir() if path.is_dir() else map(Path, glob(entry)))
+    files = [match for match in matches if match.is_file() and not match.name.startswith(".")]
+    if not files:
+        raise UsageError(f"{entry}: no such file" if not path.is_dir() else f"{entry}: no files in this folder")
+    return files
 
-    options  of the codec; `loading` of load_model
+
+def plan(
+    inputs: Sequence[str], listing: Callable[[str], list[Path]], suffix: str, out: Path | None, force: bool
+) -> list[Job]:
+    """What is read and where it goes.
+
+    With `out`, everything goes into that folder; a single file goes to `out` itself if `out` has a suffix.  Without,
+    PHOTO.jpg becomes PHOTO with `suffix` beside it, and a folder PHOTOS becomes a folder PHOTOS-dfc beside it, say.
+    Sub-folders are not visited.
+
+    listing  the files that one of the inputs names
+    Raises UsageError before anything is written: for two inputs of one name, for a file that exists without `force`,
+    and for one that would replace an input.
     """
-    factory = codec_class(name)
-    known = inspect.signature(factory).parameters
-    for option in options:
-        if option not in known:
-            raise CodecError(f"--{option.replace('_', '-')} does not apply to --codec {name}")
-    if name not in DEFAULT_MODELS:
-        if model is not None:
-            raise CodecError(f"--model does not apply to --codec {name}")
-        for option in loading or {}:
-            raise CodecError(f"--{option.replace('_', '-')} does not apply to --codec {name}")
-        return factory(**options)
-    return factory(model=load_model(model or DEFAULT_MODELS[name], device=device, **(loading or {})), **options)
+    jobs: dict[Path, Path] = {}
+    for entry in inputs:
+        given = Path(entry)
+        folder = out
+        if folder is None and given.is_dir():
+            whole = given if given.name not in ("", "..") else given.resolve()
+            folder = whole.with_name(whole.name + suffix.replace(".", "-"))
+        for source in listing(entry):
+            jobs.setdefault(source, (folder or source.parent) / (source.stem + suffix))
+    if out is not None and not out.is_dir():
+        if len(jobs) == 1 and out.suffix and not Path(inputs[0]).is_dir():
+            jobs = dict.fromkeys(jobs, out)
+        elif out.exists():
+            raise UsageError(f"{out} is a file, and this takes a folder")
+    _check(jobs, force)
+    return list(jobs.items())
 
 
-def output_paths(inputs: list[Path], out: Path, suffix: str | Callable[[Path], str], force: bool) -> list[Path]:
-    """Where each input goes: into the folder `out`, or to `out` itself for one input when `out` has a suffix.
-
-    Raises CodecError before anything is written if two inputs would share a name or a file exists without `force`.
-    """
-    suffix_of = suffix if callable(suffix) else lambda _: suffix
-    if len(inputs) == 1 and out.suffix and not out.is_dir():
-        paths = [out]
-    else:
-        paths = [out / (path.stem + suffix_of(path)) for path in inputs]
+def _check(jobs: dict[Path, Path], force: bool) -> None:
+    inputs = {source.resolve() for source in jobs}
     seen: dict[Path, Path] = {}
-    for source, path in zip(inputs, paths, strict=True):
-        if path in seen:
-            raise CodecError(f"{seen[path]} and {source} would both be written to {path}")
-        seen[path] = source
-        if path.exists() and not force:
-            raise CodecError(f"{path} exists; use --force to overwrite it")
-    return paths
+    for source, target in jobs.items():
+        if target in seen:
+            raise UsageError(f"{seen[target]} and {source} would both be written to {target}")
+        seen[target] = source
+        if target.resolve() in inputs:
+            raise UsageError(f"{target} is an input and is never overwritten; name another place with -o")
+        if target.exists() and not force:
+            raise UsageError(f"{target} exists; name another place with -o, or overwrite it with --force")
 
 
 def compress(
-    codec: Codec, inputs: Iterable[str], out: Path, force: bool, options: dict[str, Any],
-    prompt_of: Callable[[Path, Any], str] | None = None,
+    codec: Codec, jobs: Sequence[Job], options: dict[str, Any], prompt_of: Callable[[Path, Any], str] | None = None
 ) -> int:
     """Compress images to files; prints a line per file and returns the number of failures.
 
+    options    of the codec's `encode`
     prompt_of  gives the prompt for (path, image), for codecs that take one
     """
-    sources = list_images(inputs)
-    paths = output_paths(sources, out, codec.suffix, force)
-    known = inspect.signature(codec.encode).parameters
+    reports = "progress" in inspect.signature(codec.encode).parameters
 
-    def one(source: Path, path: Path, tick: Callable[[int, int], None]) -> str:
+    def one(source: Path, target: Path, tick: Tick) -> str:
         image = read_image(source)
-        extra: dict[str, Any] = {"progress": tick} if "progress" in known else {}
+        extra: dict[str, Any] = {"progress": tick} if reports else {}
         start = time.perf_counter()
         if prompt_of is not None:
             extra["prompt"] = prompt_of(source, image)
         stream = codec.encode(image, **options, **extra)
         seconds = time.perf_counter() - start
         data = container.write(stream, codec)
-        write_file(path, data)
+        write_file(target, data)
         bpp = 8 * len(data) / (image.shape[1] * image.shape[2])
-        return f"{source} -> {path}: {len(data)} bytes, {bpp:.4f} bpp, {bpp / 3:.4f} bpd, {seconds:.1f} s"
+        return f"{source} -> {target}: {len(data)} bytes, {bpp:.4f} bpp, {bpp / 3:.4f} bpd, {seconds:.1f} s"
 
-    for option in (*options, *(["prompt"] if prompt_of else [])):
-        if option not in known:
-            raise CodecError(f"--{option.replace('_', '-')} does not apply to --codec {codec.name}")
-    return _each(sources, paths, one)
+    return _each(jobs, one)
 
 
 def decompress(
-    inputs: list[Path],
-    out: Path,
-    *,
-    segments: int | None,
-    model: str | None,
-    device: str | None,
-    force: bool,
-    recover: bool,
-    max_pixels: int,
-    image_format: str,
-    options: dict[str, Any],
-    loading: dict[str, Any] | None = None,
+    jobs: Sequence[Job], codec_of: Callable[[Header], Codec], *, segments: int | None, recover: bool, max_pixels: int
 ) -> int:
-    """Decompress files to images; prints a line per file and returns the number of failures."""
-    paths = output_paths(inputs, out, f".{image_format}", force)
+    """Decompress files to images; prints a line per file and returns the number of failures.
+
+    codec_of    gives the codec for the header of a file
+    segments    decode only so many of each file
+    recover     decode the good segments of a damaged file
+    max_pixels  refuse files that announce more
+    """
     codecs: dict[tuple[str, bytes], Codec] = {}
 
-    def one(source: Path, path: Path, tick: Callable[[int, int], None]) -> str:
+    def one(source: Path, target: Path, tick: Tick) -> str:
         data = source.read_bytes()
         note = ""
         start = time.perf_counter()
@@ -130,7 +131,7 @@ def decompress(
         else:
             key = (header.codec, header.fingerprint)
             if key not in codecs:
-                codecs[key] = _codec_for(header, model, device, options, loading or {})
+                codecs[key] = codec_of(header)
             codec = codecs[key]
             try:
                 stream = container.read(data, codec, max_pixels=max_pixels)
@@ -143,11 +144,11 @@ def decompress(
             extra = {"progress": tick} if "progress" in inspect.signature(codec.decode).parameters else {}
             image = codec.decode(stream, segments=segments, **extra)
         seconds = time.perf_counter() - start
-        save_image(image, path)
-        line = f"{source} -> {path}: {image.shape[2]} x {image.shape[1]}, {seconds:.1f} s"
+        save_image(image, target)
+        line = f"{source} -> {target}: {image.shape[2]} x {image.shape[1]}, {seconds:.1f} s"
         return f"{line} ({note})" if note else line
 
-    return _each(inputs, paths, one)
+    return _each(jobs, one)
 
 
 def _read_foreign(source: Path) -> Any:
@@ -157,61 +158,22 @@ def _read_foreign(source: Path) -> Any:
         raise CodecError("this is neither a diffpress file nor an image that Pillow reads") from None
 
 
-def _codec_for(
-    header: Header, model: str | None, device: str | None, options: dict[str, Any], loading: dict[str, Any]
-) -> Codec:
-    """The codec that reads files with `header`: with the model given, else with the shipped one of that fingerprint."""
-    folder = find_model(
-        model or DEFAULT_MODELS[header.codec], loading.get("variant"), loading.get("local_files_only", False)
-    )
-    if (folder / "model_index.json").is_file() or "schedule" in options:
-        # the fingerprint also depends on the schedule and the parts in use: the codec knows it, once it is built
-        return build_codec(header.codec, str(folder), device, options, loading)
-    found = fingerprint(folder)
-    if found != header.fingerprint:
-        for other in sorted(folder.parent.iterdir()) if model is None else []:
-            if other.is_dir() and fingerprint(other) == header.fingerprint:
-                folder = other
-                break
-        else:
-            raise CodecError(
-                f"the file was written with model {header.fingerprint.hex()}, but {folder} is model {found.hex()}"
-                + ("" if model else "; name the right one with --model")
-            )
-    return build_codec(header.codec, str(folder), device, options, loading)
+def _show(bar: Progress, task: TaskID, done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total)
 
 
-def _each(sources: list[Path], paths: list[Path], one: Callable[[Path, Path, Callable[[int, int], None]], str]) -> int:
+def _each(jobs: Sequence[Job], one: Callable[[Path, Path, Tick], str]) -> int:
     failures = 0
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        files = bar.add_task("files", total=len(sources))
-        for source, path in zip(sources, paths, strict=True):
+        files = bar.add_task("files", total=len(jobs))
+        for source, target in jobs:
             steps = bar.add_task(source.name, total=None)
             try:
-                print(one(source, path, lambda done, total: bar.update(steps, completed=done, total=total)), flush=True)  # noqa: B023
-            except USER_ERRORS as error:
+                print(one(source, target, partial(_show, bar, steps)), flush=True)
+            except user_errors() as error:
                 failures += 1
-                said = _sentence(error)
+                said = sentence(error)
                 print(said if said.startswith(f"{source}: ") else f"{source}: {said}", file=sys.stderr)
             bar.remove_task(steps)
             bar.advance(files)
     return failures
-
-
-def _sentence(error: BaseException) -> str:
-    if isinstance(error, MemoryError):
-        return "there is not enough memory"
-    return " ".join(str(error).split())
-
-
-def run(action: Callable[[], int]) -> int:
-    """Exit code of `action`, which returns a number of failures; its user errors become one line on stderr."""
-    keep_freed_memory()
-    try:
-        return 1 if action() else 0
-    except USER_ERRORS as error:
-        print(f"error: {_sentence(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130

@@ -15,7 +15,7 @@ from lightning.pytorch.cli import ArgsType, LightningCLI
 from ..data import ImageData, ImageError
 from ..lightning_modules import ModelError
 from ..lightning_modules.training.export import export
-from .files import run
+from .errors import run
 
 DESCRIPTION = """Train, validate and test models, and turn a checkpoint into a model folder:
   python train.py fit -c configs/denoiser/pixel.yaml --data.train PHOTOS

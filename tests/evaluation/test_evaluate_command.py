@@ -10,7 +10,7 @@ from pipelines import save_random_pipeline
 
 from diffpress.codecs import CodecError
 from diffpress.commands.evaluate import main
-from diffpress.commands.files import DEFAULT_MODELS
+from diffpress.commands.models import DEFAULT_MODELS
 from diffpress.data import ImageError
 from diffpress.evaluation.points import parse_specs
 from diffpress.evaluation.published import read_curves

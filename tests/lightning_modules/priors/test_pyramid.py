@@ -111,7 +111,7 @@ def test_command_fits_the_pyramid(tiny_prior: Path, tmp_path: Path) -> None:
     for number in range(2):
         save_image(synthetic_photo(96, 128, number), tmp_path / "photos" / f"{number}.png")
     arguments = ["--model", str(folder), "--data", str(tmp_path / "photos"), "--images", "2", "--stride", "250",
-                 "--presets", '{"default": 2}', "--device", "cpu", "--pyramid", "true"]  # fmt: skip
+                 "--presets", '{"default": 2}', "--device", "cpu", "--pyramid"]  # fmt: skip
     assert calibrate(arguments) == 0
     prior = load_model(folder, device="cpu")
     assert prior.fingerprint != before.fingerprint
@@ -141,7 +141,7 @@ def test_a_fit_for_another_file_is_refused(
 ) -> None:
     """With -o the model's own folder must stay as it is, and the pyramid lies there."""
     before = (tiny_prior / "prior.json").read_bytes()
-    arguments = ["--model", str(tiny_prior), "--data", str(tmp_path), "--device", "cpu", "--pyramid", "true"]
+    arguments = ["--model", str(tiny_prior), "--data", str(tmp_path), "--device", "cpu", "--pyramid"]
     assert calibrate([*arguments, "-o", str(tmp_path / "own.json")]) == 2
     assert "cannot be combined" in capsys.readouterr().err
     assert (tiny_prior / "prior.json").read_bytes() == before

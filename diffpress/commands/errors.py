@@ -1,0 +1,53 @@
+"""What becomes one sentence instead of a traceback, and the exit codes of every command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from .memory import keep_freed_memory
+
+
+class UsageError(ValueError):
+    """Words on the command line, or in its configuration file, that cannot be followed; one sentence for the user."""
+
+
+class NothingAsked(Exception):
+    """A command line without a file to work on; the message shows how to use the command, over several lines."""
+
+
+def user_errors() -> tuple[type[BaseException], ...]:
+    """Exceptions whose message is meant for the user.  Imported here, because the classes bring PyTorch with them."""
+    from ..codecs import CodecError
+    from ..data import ImageError
+    from ..lightning_modules import ModelError
+
+    return (UsageError, CodecError, ImageError, ModelError, OSError, MemoryError)
+
+
+def sentence(error: BaseException) -> str:
+    """The message of a user's error on one line."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    return " ".join(str(error).split())
+
+
+def run(action: Callable[[], int]) -> int:
+    """Exit code of `action`, which returns a number of failed files: 0 for none, else 1; 2 if nothing could be done.
+
+    A user's error becomes one line on stderr; every other exception is a bug and goes on.
+    """
+    keep_freed_memory()
+    try:
+        return 1 if action() else 0
+    except NothingAsked as usage:
+        print(usage, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not isinstance(error, UsageError) and not isinstance(error, user_errors()):
+            raise
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        return 2
