@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ... import resource
+from diffpress import resource
+
 from ...lightning_modules.identity import ModelError, read_json
 from ...lightning_modules.priors.interface import Prior
 
