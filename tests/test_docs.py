@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffpress.data import save_image
 from helpers import ROOT, synthetic_photo
@@ -43,7 +44,8 @@ SMALL_DENOISER = "model: {init_args: {widths: [8, 16], blocks: 1}}"
 
 def blocks(page: Path, language: str) -> list[str]:
     """Contents of the page's fenced blocks of a language, "" for those that name none."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [content for name, content in fenced if name == language]
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -68,13 +70,9 @@ def visitor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder a visitor works in: the repository's folders and scripts, photo.jpg, and a folder photos."""
     for name in ("configs", "checkpoints"):
         (tmp_path / name).symlink_to(ROOT / name)
-    for number in range(3):
-        save_image(synthetic_photo(64, 72, number), tmp_path / "photos" / f"{number}.png")
-    save_image(synthetic_photo(48, 64), tmp_path / "photo.png")
-    from PIL import Image
-
-    Image.open(tmp_path / "photo.png").save(tmp_path / "photo.jpg", quality=95)
-    (tmp_path / "photo.png").unlink()
+    for number in range(2):
+        save_image(synthetic_photo(32, 40, number), tmp_path / "photos" / f"{number}.png")
+    Image.fromarray(synthetic_photo(32, 40, 2).permute(1, 2, 0).numpy()).save(tmp_path / "photo.jpg", quality=95)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
