@@ -1,18 +1,17 @@
-"""The documentation holds: links lead somewhere, commands and snippets run, the README's figures are those measured.
+"""The documentation holds: links lead somewhere, commands and snippets run.
 
 Commands are the lines of fenced blocks that begin with "python"; they run as they stand, on small synthetic photos, in
 a folder that holds what a visitor has: the repository and photos.  Only training and calibration get smaller sizes.
+Figures are held to docs/results by tests/evaluation/test_figures.py.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from importlib import import_module
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -110,27 +109,3 @@ def test_readme_is_short() -> None:
     text = BY_NAME["README"].read_text()
     assert len(text.splitlines()) <= 130
     assert len(text.split()) <= 1000
-
-
-def at(curves: list[dict], rate: float) -> str:
-    """Mean PSNR at a rate over each image's own curve, "" where one does not reach it."""
-    if any(not one["bpp"] or not one["bpp"][0] <= rate <= 1.01 * one["bpp"][-1] for one in curves):
-        return ""
-    return f"{np.mean([np.interp(np.log(rate), np.log(one['bpp']), one['psnr']) for one in curves]):.2f}"
-
-
-def test_readme_figures_are_those_measured() -> None:
-    files = {
-        "DiffC": "diffc", "DiffC, preset fast": "diffc_preset=fast", "AVIF, tuned for PSNR": "avif",
-        "AVIF, as libavif sets it": "avif_tune=iq", "WebP": "webp", "JPEG XL": "jxl",
-        "bits-back, preset fast": "bitsback_preset=fast", "UQDM, shipped model": "uqdm",
-    }  # fmt: skip
-    table = re.findall(r"^\| (.+?) \|(.*)\|$", BY_NAME["README"].read_text(), re.MULTILINE)
-    rows = {name: [cell.strip() for cell in cells.split("|")] for name, cells in table if name in files}
-    assert set(rows) == set(files)
-    for name, file in files.items():
-        curves = json.loads((ROOT / "docs" / "results" / "kodak" / f"{file}.json").read_text())
-        assert len(curves) == 24
-        rates = [one["lossless_bpp"] for one in curves if "lossless_bpp" in one]
-        lossless = f"{np.mean(rates) / 3:.3f}" if len(rates) == 24 else ""
-        assert [*rows[name][:3], rows[name][4]] == [*(at(curves, rate) for rate in (0.25, 0.5, 1.0)), lossless], name
