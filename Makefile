@@ -14,7 +14,7 @@ $(VENV)/installed: pyproject.toml
 	$(PY) -m pip install --quiet --upgrade-strategy only-if-needed --editable '.[dev]'
 	touch $@
 
-demo: $(VENV)/installed  ## compress a real photo with our codecs, decode it in fresh processes, show the result
+demo: $(VENV)/installed  ## compress a photo with our codecs, decode it in fresh processes, show the result
 	$(PY) -m diffpress.commands.demo --out demo_out
 
 test: $(VENV)/installed  ## run the tests
@@ -23,10 +23,11 @@ test: $(VENV)/installed  ## run the tests
 lint: $(VENV)/installed  ## ruff: errors, style, import order
 	$(PY) -m ruff check .
 
-types: $(VENV)/installed  ## mypy, through a tree of links that gives every folder its qualified name
-	sh .ci/types $(PY)
+types: $(VENV)/installed  ## mypy: types; pyright: an editor resolves every import
+	cd .ci/types && ../../$(PY) -m mypy --config-file ../../pyproject.toml -p diffpress
+	$(PY) -m pyright --pythonpath $(PY)
 
-bench: $(VENV)/installed  ## the measurements behind the README's tables (long)
+bench: $(VENV)/installed  ## the measurements behind docs/results/coders.md, uqdm-coding.md and docs/models.md (long)
 	$(PY) benchmarks/rcc.py overhead
 	$(PY) benchmarks/rcc.py speed
 	$(PY) benchmarks/uqdm.py

@@ -1,9 +1,9 @@
 """The qualified name of everything in this repository.
 
 A folder called ``codecs`` cannot be imported at top level: the interpreter has loaded the standard library's
-``codecs`` before any of our code runs.  In a checkout this package therefore adds the repository root to its own
-search path, so that ``diffpress.codecs`` is the folder ``codecs/`` beside it; once installed, setuptools'
-``package-dir`` mapping has put the same folders below this one and nothing needs adding.
+``codecs`` before any of our code runs.  So ``diffpress/codecs`` is a link to the folder ``codecs/`` beside this
+package, which Python, pytest, mypy and editors all follow; once installed, a copy of it lies below this folder.
+Where git makes no links (Windows without developer mode), the repository's root is added to the search path instead.
 See docs/decisions/0001-import-name.md.
 """
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 __version__ = "0.1.0"
 
-_checkout = Path(__file__).resolve().parent.parent
-if (_checkout / "pyproject.toml").is_file() and (_checkout / "codecs" / "base.py").is_file():
-    __path__.append(str(_checkout))
+_here = Path(__file__).resolve().parent
+if not (_here / "codecs").is_dir():
+    __path__.append(str(_here.parent))
 
 
 def resource(relative: str) -> Path:
@@ -24,5 +24,5 @@ def resource(relative: str) -> Path:
     for root in __path__:
         path = Path(root) / relative
         if path.exists():
-            return path
+            return path.resolve()
     raise FileNotFoundError(f"{relative} does not ship with this installation of diffpress")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ..codecs import Codec, CodecError, codec_names, get_codec
-from ..codecs.registry import codec_class
+from ..codecs.registry import codec_class, default_model
 from ..lightning_modules import LOADING, find_model, load_model
 
 __all__ = ["GRIDS", "CodecSpec", "Grid", "parse_specs", "point_name"]
@@ -120,7 +120,8 @@ def parse_specs(
 ) -> list[CodecSpec]:
     """The codecs of ``--codecs`` with the rate points of ``--points`` (``NAME-or-label:VALUE,VALUE``) or their grids.
 
-    default_models  model folders by codec name, for those that need one and are not given ``model=``
+    default_models  model folders by codec name, for those that need one and are not given ``model=``;
+                    None: those that are shipped
     Raises CodecError for unknown names, options without a value, and points that name none of the codecs.
     """
     given = dict(_parse_points(word) for word in points)
@@ -131,7 +132,8 @@ def parse_specs(
         if name not in codec_names():
             raise CodecError(f"unknown codec {name!r}; available: {', '.join(codec_names())}")
         options = dict(_parse_option(word, part) for part in rest.split(",") if part)
-        model = options.pop("model", None) or (default_models or {}).get(name, "")
+        shipped = default_model(name) if default_models is None else default_models.get(name)
+        model = options.pop("model", None) or shipped or ""
         grid = GRIDS.get(name, Grid("quality", ()))
         for key in (word, name):
             if key in given:

@@ -1,4 +1,4 @@
-"""The import name works from a checkout, from elsewhere, in worker processes, and after a plain installation."""
+"""The import name works from a checkout, with links or without, in worker processes, and after an installation."""
 
 from __future__ import annotations
 
@@ -54,6 +54,26 @@ def test_after_installation(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     assert str(site) in run(tmp_path, site, sys.executable, "program.py")
     assert "usage" in run(tmp_path, site, sys.executable, str(site / "bin" / "diffpress-compress"), "--help")
+
+
+def test_every_folder_has_its_link() -> None:
+    """Editors and type checkers look at files: docs/decisions/0001-import-name.md."""
+    for folder in ("checkpoints", "codecs", "configs", "data", "evaluation", "kernels", "lightning_modules"):
+        assert (ROOT / "diffpress" / folder).resolve() == ROOT / folder
+
+
+def test_a_checkout_without_links(tmp_path: Path) -> None:
+    """What git makes of links where it may not make any: files that hold their targets."""
+    package = tmp_path / "diffpress"
+    package.mkdir()
+    for entry in (ROOT / "diffpress").iterdir():
+        if entry.is_symlink():
+            (package / entry.name).write_text(str(entry.readlink()))
+            (tmp_path / entry.name).symlink_to(ROOT / entry.name)
+        elif entry.suffix == ".py":
+            (package / entry.name).write_text(entry.read_text())
+    program = "import diffpress.codecs.base as base, diffpress as d; print(base.__file__, d.resource('configs'))"
+    assert str(tmp_path / "codecs" / "base.py") in run(tmp_path, tmp_path, sys.executable, "-c", program)
 
 
 def test_missing_resource_is_named() -> None:

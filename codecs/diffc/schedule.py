@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ... import resource
+from diffpress import resource
+
 from ...lightning_modules.identity import ModelError, read_json
 from ...lightning_modules.priors.interface import Prior
 

@@ -88,10 +88,10 @@ def _command(given: dict[str, Any]) -> int:
     if given["model"] is not None and not own.takes_model:
         raise UsageError(f"--model does not apply to --codec {name}")
 
+    from ..codecs.registry import open_codec
     from ..data import list_images
     from .captions import prompts_by, prompts_from
     from .files import compress, plan
-    from .models import open_codec
 
     prompt_of = prompts_from(given["captions"]) if given["captions"] is not None else None
     jobs = plan(inputs, list_images, own.suffix, given["out"], bool(given["force"]))

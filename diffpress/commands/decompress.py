@@ -66,8 +66,8 @@ def _command(given: dict[str, Any]) -> int:
         )
 
     from ..codecs.container import MAX_PIXELS
+    from ..codecs.registry import codec_for
     from .files import decompress, list_files, plan
-    from .models import codec_for
 
     options = {name: given[name] for name in DECODING if given[name] is not None}
     loading = {name: given[name] for name in loading_options() if given[name] is not None}

@@ -19,7 +19,6 @@ from ..evaluation.report.page import write_report
 from ..evaluation.report.plots import plot_files
 from ..evaluation.tables import RATES, summary_text
 from .errors import run
-from .models import DEFAULT_MODELS
 
 
 def parser() -> ArgumentParser:
@@ -78,7 +77,7 @@ def main(args: list[str] | None = None) -> int:
             raise CodecError("name codecs with --codecs, or result files with --tables or --plot")
         if (a.limit is not None and a.limit < 1) or a.pictures < 0:
             raise CodecError("--limit must be at least 1, --pictures at least 0")
-        specs = parse_specs(a.codecs, a.points, DEFAULT_MODELS)
+        specs = parse_specs(a.codecs, a.points)
         data = load_data(a.data, a.data_dir)
         data.name = title(a.data, data.name)
         if a.limit is not None:

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 from diffpress.codecs import codec_names
-from diffpress.codecs.registry import codec_class
+from diffpress.codecs.registry import MODEL_CODECS, codec_class
 from diffpress.commands import calibrate, cli_reference, compress, decompress
 from diffpress.commands.codec_options import DECODING, codec_options, loading_options
 from diffpress.commands.command_line import CommandLine
 from diffpress.commands.errors import UsageError
-from diffpress.commands.models import DEFAULT_MODELS
 from diffpress.commands.option import Option
 from diffpress.commands.signatures import codec_places
 from diffpress.lightning_modules import LOADING
@@ -39,7 +38,7 @@ def test_every_codec_has_its_place() -> None:
 def test_options_are_those_of_the_imported_codec(name: str) -> None:
     read, cls = codec_options(name), codec_class(name)
     assert read.suffix == cls.suffix  # type: ignore[attr-defined]
-    assert read.takes_model == ("model" in visible(cls)) == (name in DEFAULT_MODELS)
+    assert read.takes_model == ("model" in visible(cls)) == (name in MODEL_CODECS)
     for options, function in ((read.constructor, cls), (read.encode, cls.encode)):  # type: ignore[attr-defined]
         if function is not cls and function.__qualname__.partition(".")[0] != cls.__name__:
             assert not options  # inherited: the classical codecs' encode takes the constructor's options

@@ -10,7 +10,6 @@ from pipelines import save_random_pipeline
 
 from diffpress.codecs import CodecError
 from diffpress.commands.evaluate import main
-from diffpress.commands.models import DEFAULT_MODELS
 from diffpress.data import ImageError
 from diffpress.evaluation.points import parse_specs
 from diffpress.evaluation.published import read_curves
@@ -129,10 +128,10 @@ def test_options_of_a_codec_reach_its_model(tmp_path: Path) -> None:
     assert before != plain.identity()
     save_random_pipeline("sdxl-refiner", refiner, seed=1)
     assert before != spec.identity()
-    tiled: Any = parse_specs(["bitsback:tile=32,dtype=float32"], default_models=DEFAULT_MODELS)[0].build("cpu")
+    tiled: Any = parse_specs(["bitsback:tile=32,dtype=float32"])[0].build("cpu")
     assert (tiled.tile, tiled.prior.tile) == (32, 1536)
     with pytest.raises(ModelError, match=r"a model without that option .*'offload'"):
-        parse_specs(["diffc:offload=layers"], default_models=DEFAULT_MODELS)[0].build("cpu")
+        parse_specs(["diffc:offload=layers"])[0].build("cpu")
     with pytest.raises(CodecError, match="dtype"):
         parse_specs(["png:dtype=float32"])[0].build()
     long = [one.slug for one in parse_specs([f"png:x={'y' * 300}{end}" for end in "ab"])]
