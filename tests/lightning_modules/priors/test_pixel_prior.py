@@ -32,6 +32,13 @@ def test_prior_interface(tiny_prior: Path) -> None:
     x0 = prior.encode(image)
     assert tuple(x0.shape[1:]) == prior.shape((37, 91))
     assert torch.equal(prior.decode(x0, (37, 91)), image)
+    assert prior.condition() is None
+    assert torch.equal(prior.denoise(x0, 500, [None]), prior.denoise(x0, 500))
+    for prompt, guidance in (("a door", 1.0), ("", 2.0)):
+        with pytest.raises(ModelError, match="knows no prompts"):
+            prior.condition(prompt, guidance)
+    assert (prior.lossless, prior.reconstruction, prior.schedule) == (True, "ensemble", None)
+    assert prior.double().denoise(x0.double(), 500).dtype == torch.float64
 
 
 def test_tiled_denoising_equals_whole(tiny_prior: Path) -> None:
