@@ -17,18 +17,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from . import ModelError, find_model
 from .diffusion.gaussian import alpha_sigma, diffuse
+from .diffusion.pixels import to_signed
 from .diffusion.psnr import psnr
+from .identity import ModelError
+from .loading import find_model
 from .networks.denoiser import Denoiser
 from .training.optimizers import MuonAdam, split_parameters
 
 VALIDATION_SIGMAS = (5, 15, 25, 50, 100)  # of 255 grey levels, beside unit-scale data: comparable with the literature
-
-
-def to_signed(image: Tensor) -> Tensor:
-    """float32 in [-1, 1], v / 127.5 - 1, of uint8 images [..., H, W]."""
-    return image.float() / 127.5 - 1
 
 
 class DenoiserTraining(L.LightningModule):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ...data.tiling import tile, tile_grid, untile
 from ...lightning_modules.diffusion import gaussian
-from ...lightning_modules.diffusion.pixels import LEVELS, log_likelihood, to_unit
+from ...lightning_modules.diffusion.pixels import LEVELS, log_likelihood, to_bin_centres
 from ...lightning_modules.diffusion.universal_quantization import interval_log_mass
 from ...lightning_modules.uqdm import METHODS, UQDM, Method
 from .. import container
@@ -111,7 +111,7 @@ class UQDMCodec:
         chain = Chain(self.model, len(tiles), self.portable, workers)
         encoder = SegmentEncoder()
         checks: list[bytes] = []
-        x = to_unit(tiles, torch.float64)
+        x = to_bin_centres(tiles, torch.float64)
         for step in range(min(count, self.model.n_steps)):
             parameters = chain.parameters(exact=estimate is not None)
             position = chain.dither()

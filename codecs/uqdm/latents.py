@@ -74,7 +74,7 @@ class Chain:
 
     def delta(self, step: int) -> float:
         """Quantization width of the message that leads from `step` to step + 1."""
-        return float(UQDM.width(self.log_snrs[step], self.log_snrs[step + 1], torch.zeros((), dtype=torch.float64)))
+        return float(UQDM.delta(self.log_snrs[step], self.log_snrs[step + 1], torch.zeros((), dtype=torch.float64)))
 
     def latents(self, part: slice = slice(None)) -> Tensor:
         """The current latents of some tiles, float64 on the CPU."""

@@ -1,7 +1,7 @@
 """Noise schedules: log-SNR as a function of time, t = 0 clean, t = 1 noise.
 
-Linear in gamma(t) = -log_snr(t), fixed or learned, with the parameters of the published UQDM checkpoints (`w`, the
-width; `b`, the clean end, absent where only the clean end moves).
+Linear in gamma(t) = -log_snr(t), fixed or learned, with the parameters of the published UQDM checkpoints: `w`, by how
+much gamma rises, and `b`, its clean end (absent where the noisy end is fixed).
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ class ScheduleConfig:
 
 
 class LinearSchedule(nn.Module):
-    """log_snr(t) = -(gamma_min + (gamma_max - gamma_min) t) (VDM, appendix H)."""
+    """log_snr(t) = -(gamma_min + (gamma_max - gamma_min) t) (VDM, appendix H); raises ValueError for an empty range.
+
+    Where it is learned, its parameters are w = gamma_max - gamma_min and, unless gamma_max is fixed, b = gamma_min.
+    """
 
     def __init__(self, config: ScheduleConfig) -> None:
         super().__init__()
@@ -46,12 +49,12 @@ class LinearSchedule(nn.Module):
         c = self.config
         if not c.learned:
             return -(c.gamma_min + (c.gamma_max - c.gamma_min) * t)
-        width = self.w.abs().to(t)
+        fall = self.w.abs().to(t)
         if c.fix_gamma_max:
-            return -(c.gamma_max + width * (t - 1.0))
-        return -(self.b.to(t) + width * t)
+            return -(c.gamma_max + fall * (t - 1.0))
+        return -(self.b.to(t) + fall * t)
 
     @property
-    def width(self) -> Tensor:
-        """-d log_snr / dt, a scalar: by how much the log-SNR falls from t = 0 to t = 1."""
+    def log_snr_range(self) -> Tensor:
+        """-d log_snr / dt, shape []: the fall of the log-SNR from t = 0 to t = 1; differentiable where learned."""
         return self.w.abs() if self.config.learned else torch.tensor(self.config.gamma_max - self.config.gamma_min)

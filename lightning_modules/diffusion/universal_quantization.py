@@ -20,13 +20,14 @@ BasePrior = Literal["logistic", "gaussian"]
 LOGISTIC_SCALE = math.sqrt(3.0) / math.pi  # logistic scale parameter per unit of standard deviation
 
 
-def interval_log_mass(center: Tensor, width: Tensor, std: Tensor, base_prior: BasePrior) -> Tensor:
-    """log P(|Y - center| < width / 2) in nats for a zero-mean base variable Y of standard deviation `std`.
+def interval_log_mass(center: Tensor, delta: Tensor, std: Tensor, base_prior: BasePrior) -> Tensor:
+    """log P(|Y - center| < delta / 2) in nats for a zero-mean base variable Y of standard deviation `std`.
 
-    Finite, with finite gradients, from the mode to far into the tails.  All arguments broadcast.
+    Finite, with finite gradients, from the mode to far into the tails.  Floating-point tensors that broadcast against
+    each other; delta and std positive.
     """
-    upper = (width / 2 - center.abs()) / std  # both densities are symmetric: fold to the lower tail
-    lower = (-width / 2 - center.abs()) / std
+    upper = (delta / 2 - center.abs()) / std  # both densities are symmetric: fold to the lower tail
+    lower = (-delta / 2 - center.abs()) / std
     if base_prior == "logistic":
         # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)): no cancellation anywhere
         upper, lower = upper / LOGISTIC_SCALE, lower / LOGISTIC_SCALE

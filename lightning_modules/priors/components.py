@@ -6,19 +6,16 @@ feature extractor, image encoder) is downloaded or loaded.
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..identity import ModelError, read_json
+from ..identity import ModelError, fingerprint_pipeline, read_json, weight_files
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
-_BLOB = re.compile(r"[0-9a-f]{64}")
 
 
 def resolve_hub_id(name: str, variant: str | None = None, local_files_only: bool = False) -> Path:
@@ -87,7 +84,7 @@ def load_pipeline(
             raise ModelError(f"{folder} has no {part} folder, which its model_index.json announces")
     variant = variant or _find_variant(folder, own)
     for part in own:
-        if (folder / part / "config.json").is_file() and not list(_weights(folder / part, variant)):
+        if (folder / part / "config.json").is_file() and not list(weight_files(folder / part, variant)):
             kind = f"{variant} " if variant else ""
             raise ModelError(f"{folder} has no {kind}safetensors weights for its {part}")
     vae = read_json(folder / "vae" / "config.json") if "vae" in own else {}
@@ -115,43 +112,7 @@ def load_pipeline(
     for name, part in pipeline.components.items():
         if isinstance(part, torch.nn.Module) and name not in given:
             part.eval().requires_grad_(False)
-    return pipeline, variant, fingerprint_parts(folder, own, variant)
-
-
-def fingerprint_parts(folder: Path, parts: list[str], variant: str | None) -> bytes:
-    """First 4 bytes of the SHA-256 over the configurations, tokenizers and weights of `parts` of a pipeline folder.
-
-    Files of other variants, or of parts not used, make no difference, so that everyone who downloads the same model
-    gets the same fingerprint.
-    """
-    digest = hashlib.sha256()
-    files = [folder / "model_index.json"]
-    files += [folder / name for name in ("calibration.json",) if (folder / name).is_file()]
-    for part in sorted(parts):
-        texts = (path for path in (folder / part).iterdir() if path.suffix in (".json", ".txt", ".model"))
-        files += sorted(path for path in texts if not path.name.endswith(".index.json"))
-        files += sorted(_weights(folder / part, variant))
-    for path in files:
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + _file_digest(path))
-    return digest.digest()[:4]
-
-
-def _file_digest(path: Path) -> bytes:
-    """SHA-256 of a file.  The hub's cache names large files by theirs, which saves reading gigabytes."""
-    target = path.resolve()
-    if path.is_symlink() and target.parent.name == "blobs" and _BLOB.fullmatch(target.name):
-        return bytes.fromhex(target.name)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
-
-
-def _weights(folder: Path, variant: str | None) -> Iterator[Path]:
-    """Safetensors files of `variant` (None: of no variant), shards included."""
-    for path in folder.glob("*.safetensors"):
-        middle = path.name.split(".")[1:-1]  # model.fp16-00001-of-00002.safetensors -> ["fp16-00001-of-00002"]
-        found = re.sub(r"-\d+-of-\d+$", "", middle[0]) if middle else None
-        if found == variant:
-            yield path
+    return pipeline, variant, fingerprint_pipeline(folder, own, variant)
 
 
 def _find_variant(folder: Path, parts: list[str]) -> str | None:
@@ -160,6 +121,6 @@ def _find_variant(folder: Path, parts: list[str]) -> str | None:
     if core is None:
         return None
     for variant in (None, "fp16", "bf16"):
-        if list(_weights(folder / core, variant)):
+        if list(weight_files(folder / core, variant)):
             return variant
     return None

@@ -2,8 +2,8 @@
 
 Such a network knows z = (1 - sigma) x + sigma eps and predicts the velocity eps - x (Lipman et al. 2023; Esser et al.
 2024, eq. 6 and 13).  The same signal-to-noise ratio on the variance-preserving path, ((1 - sigma) / sigma)^2 =
-alpha^2 / sigma_vp^2, makes the two differ by a factor alone, sigma / sigma_vp.  Level t has sigma = t / num_levels; the
-published schedule for Flux counts its timesteps so (docs/decisions/0041-flow-levels.md).
+alpha^2 / sigma_vp^2, makes the two differ by a factor alone, sigma / sigma_vp.  Timestep t has sigma = t / num_levels;
+the published schedule for Flux counts its timesteps so (docs/decisions/0041-flow-levels.md).
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class FlowPrior(LatentPrior):
         super().__init__(folder, device, **options)
         self.multiple = self.smallest = 2 * self.factor
 
-    def _levels(self) -> list[float]:
+    def _log_snrs(self) -> list[float]:
         return [flow_log_snr(t / NUM_LEVELS) for t in range(NUM_LEVELS + 1)]
 
-    def _predict(self, z: Tensor, step: int, text: Text, guidance: Tensor) -> Tensor:
-        sigma = step / self.num_levels
+    def _predict(self, z: Tensor, timestep: int, text: Text, guidance: Tensor) -> Tensor:
+        sigma = timestep / self.num_levels
         z_flow = to_flow(z, sigma)
         time = torch.full((len(z),), sigma, device=z.device, dtype=self.dtype)
         return x0_from_velocity(z_flow, self._velocity(z_flow.to(self.dtype), time, text, guidance).float(), sigma)

@@ -8,7 +8,7 @@ Flux) add how the network is called.  x0 is the scaled latent, the mode of the a
 from __future__ import annotations
 
 import gc
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from ...data.tiling import crop, pad_to_multiple
+from ..diffusion.pixels import from_signed, to_signed
 from ..identity import ModelError
 from .components import load_pipeline
+from .interface import Prior, Reconstruction
 
 Text = tuple[Tensor, ...]  # what a network is told about one prompt, each [1, ...]
 Offload = Literal["none", "model", "layers"]
@@ -39,8 +41,8 @@ class Condition:
     texts: tuple[Text, ...]
 
 
-class LatentPrior(ABC):
-    """A diffusers pipeline as a Prior (base.py).
+class LatentPrior(Prior):
+    """A diffusers pipeline as a Prior.
 
     folder          pipeline folder as diffusers saves it, or a snapshot of the hub
     device          where networks run and tensors live
@@ -53,8 +55,7 @@ class LatentPrior(ABC):
     Everything outside the networks is float32.  Raises ModelError.
     """
 
-    lossless = False
-    reconstruction = "flow"  # how decoding ends unless told otherwise: codecs/diffc/codec.py
+    reconstruction: Reconstruction = "flow"
     half = torch.float16  # precision on a GPU
     network_name = "unet"
 
@@ -83,7 +84,7 @@ class LatentPrior(ABC):
         self.scale, self.shift = config.scaling_factor, config.get("shift_factor") or 0.0
         self.channels = config.latent_channels
         self.factor = 2 ** (len(config.block_out_channels) - 1)  # pixels per latent, each way
-        self.multiple, self.smallest = self.factor, self.factor  # of image sides; the families know better
+        self.multiple, self.smallest = self.factor, self.factor  # sides of images; the families know better
         self.largest: int | None = None
         self._parts = {
             "network": [network],
@@ -99,7 +100,7 @@ class LatentPrior(ABC):
                     for module in modules:
                         module.to(self.device)
         self._texts: dict[str, Text] = {}
-        self._log_snr = self._levels()
+        self._log_snr = self._log_snrs()
         self.num_levels = len(self._log_snr) - 1
 
     def _prepare(self, network: Any, compile: bool) -> Any:
@@ -112,16 +113,16 @@ class LatentPrior(ABC):
     # ---- what a family of models adds -----------------------------------------------------------------------------
 
     @abstractmethod
-    def _levels(self) -> list[float]:
-        """log-SNR of levels 0 (clean: +inf) to num_levels."""
+    def _log_snrs(self) -> list[float]:
+        """log-SNR of timesteps 0 (clean: +inf) to num_levels."""
 
     @abstractmethod
     def _embed(self, prompt: str) -> Text:
         """Embeddings of a prompt, in the network's precision."""
 
     @abstractmethod
-    def _predict(self, z: Tensor, step: int, text: Text, guidance: Tensor) -> Tensor:
-        """x0_hat, float32, of variance-preserving z [B, C, h, w], float32, at `step`; text and guidance of B rows."""
+    def _predict(self, z: Tensor, timestep: int, text: Text, guidance: Tensor) -> Tensor:
+        """x0_hat, float32, of variance-preserving z [B, C, h, w], float32; text and guidance of B rows."""
 
     def _guides_itself(self) -> bool:
         """Whether the network takes the guidance scale as an input, instead of being run with and without prompt."""
@@ -133,7 +134,7 @@ class LatentPrior(ABC):
     def encode(self, image: Tensor) -> Tensor:
         """x0 float32 [B, C, h, w] of uint8 [B, 3, H, W]; ModelError where the image is too small or too large."""
         self.shape((image.shape[-2], image.shape[-1]))
-        pixels = pad_to_multiple(image.to(self.device), self.multiple).float() / 127.5 - 1
+        pixels = to_signed(pad_to_multiple(image.to(self.device), self.multiple))
         with self._using("autoencoder"):
             latent = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode()
         return ((latent.float() - self.shift) * self.scale).contiguous()
@@ -143,7 +144,7 @@ class LatentPrior(ABC):
         """uint8 [B, 3, H, W], rounded, of x0 [B, C, h, w]; `size` = (H, W)."""
         with self._using("autoencoder"):
             pixels = self.vae.decode((x0 / self.scale + self.shift).to(self.vae.dtype)).sample
-        return crop(pixels.float(), size).add(1).mul(127.5).round().clamp(0, 255).byte()
+        return from_signed(crop(pixels.float(), size))
 
     def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         """(C, h, w) of x0 for an image of `size` = (H, W); ModelError where the model cannot take it."""
@@ -156,9 +157,9 @@ class LatentPrior(ABC):
         rows, columns = (-(-side // self.multiple) * self.multiple // self.factor for side in size)
         return self.channels, rows, columns
 
-    def log_snr(self, step: int) -> float:
-        """log-SNR of level `step`, 0 (clean) to num_levels (noisiest)."""
-        return self._log_snr[step]
+    def log_snr(self, timestep: int) -> float:
+        """See Prior.log_snr."""
+        return self._log_snr[timestep]
 
     @torch.inference_mode()
     def condition(self, prompt: str = "", guidance: float = 1.0) -> Condition:
@@ -168,8 +169,8 @@ class LatentPrior(ABC):
         return Condition(guidance, (self._text(prompt),))
 
     @torch.inference_mode()
-    def denoise(self, z: Tensor, step: int, conditions: Sequence[Condition] | None = None) -> Tensor:
-        """x0_hat [B, C, h, w] of variance-preserving z at level `step`; one condition per image, None: no prompt."""
+    def denoise(self, z: Tensor, timestep: int, conditions: Sequence[Condition] | None = None) -> Tensor:
+        """See Prior.denoise."""
         if conditions is None:
             conditions = [self.condition()] * len(z)
         rows = [number for number, condition in enumerate(conditions) for _ in condition.texts]
@@ -177,7 +178,7 @@ class LatentPrior(ABC):
         text = texts[0] if len(texts) == 1 else tuple(torch.cat(column) for column in zip(*texts, strict=True))
         guidance = torch.tensor([conditions[row].guidance for row in rows], device=self.device)
         with self._using("network"):
-            x_hat = self._predict(z if len(rows) == len(z) else z[rows], step, text, guidance)
+            x_hat = self._predict(z if len(rows) == len(z) else z[rows], timestep, text, guidance)
         if len(rows) == len(z):
             return x_hat.contiguous()
         estimates, row = [], 0

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,19 +15,18 @@ import torch
 from torch import Tensor
 
 from ...data.tiling import apply_tiled, crop, pad_to_multiple
-from ..diffusion.gaussian import x0_from_eps, x0_from_v
+from ..diffusion.gaussian import PREDICTIONS, x0_from_prediction
+from ..diffusion.pixels import from_signed, to_signed
 from ..identity import ModelError, fingerprint, read_json
 from ..networks.denoiser import Denoiser
+from .interface import Prior, Reconstruction
 from .pyramid import Pyramid
 
 
-class PixelPrior(ABC):
-    """What pixel-space priors share: x0 is the image in [-1, 1], padded to what the network divides by.
+class PixelPrior(Prior):
+    """What pixel-space priors share: x0 is the image in [-1, 1] (`to_signed`), padded to what the network divides by.
 
-    folder    where the model was read from; the calibration beside the weights is looked up there
-    device    where tensors live
-    multiple  height and width the network accepts are multiples of this
-    network   what `denoise` runs, set by subclasses
+    network  what `denoise` runs, set by subclasses
     """
 
     lossless = True
@@ -40,11 +39,11 @@ class PixelPrior(ABC):
 
     def encode(self, image: Tensor) -> Tensor:
         """float32 [B, 3, h, w] in [-1, 1] of uint8 [B, 3, H, W], edge-replicated to the next multiple."""
-        return pad_to_multiple(image.to(self.device), self.multiple).float() / 127.5 - 1
+        return to_signed(pad_to_multiple(image.to(self.device), self.multiple))
 
     def decode(self, x0: Tensor, size: tuple[int, int]) -> Tensor:
         """uint8 [B, 3, H, W], rounded, of x0 [B, 3, h, w]; `size` = (H, W)."""
-        return crop(x0, size).add(1).mul(127.5).round().clamp(0, 255).byte()
+        return from_signed(crop(x0, size))
 
     def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         """(3, h, w) of x0 for an image of (H, W) = `size`."""
@@ -52,29 +51,22 @@ class PixelPrior(ABC):
         return 3, height, width
 
     def double(self) -> Self:
-        """A copy that takes and gives float64: what it computes then differs little from machine to machine."""
+        """See Prior.double."""
         other = copy.copy(self)
         other.network = copy.deepcopy(self.network).double()
         return other
 
-    @abstractmethod
-    def log_snr(self, step: int) -> float:
-        """log-SNR of level `step`, 0 (clean) to num_levels (noisiest)."""
-
-    @abstractmethod
-    def denoise(self, z: Tensor, step: int) -> Tensor:
-        """x0_hat [B, 3, h, w] of z [B, 3, h, w] at level `step`."""
-
 
 class DenoiserPrior(PixelPrior):
-    """The shipped prior: levels evenly spaced in log-SNR over the range that the network was trained for.
+    """The shipped prior: timesteps evenly spaced in log-SNR over the range that the network was trained for.
 
     tile     side in pixels above which the network runs piece by piece, so that any photo fits in memory
     overlap  context of each piece: the network's receptive field is within it, so tiling does not show
     pyramid  how estimates at lower resolutions enter (pyramid.py), from prior.json; without it they do not
     """
 
-    reconstruction = "ensemble"  # up to 0.2 dB for seven more evaluations (docs/decisions/0051-ensemble.md)
+    # up to 0.2 dB for seven more evaluations (docs/decisions/0051-ensemble.md)
+    reconstruction: Reconstruction = "ensemble"
 
     def __init__(
         self, folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
@@ -88,28 +80,28 @@ class DenoiserPrior(PixelPrior):
         self.clean, self.noisy = settings["log_snr"]
         self.pyramid = Pyramid([tuple(node) for node in settings.get("pyramid", [])], network.multiple)
 
-    def log_snr(self, step: int) -> float:
-        return self.clean + (self.noisy - self.clean) * step / self.num_levels
+    def log_snr(self, timestep: int) -> float:
+        return self.clean + (self.noisy - self.clean) * timestep / self.num_levels
 
     @torch.inference_mode()
-    def denoise(self, z: Tensor, step: int) -> Tensor:
-        return self.pyramid.estimate(self.own_estimate, z, self.log_snr(step)).contiguous()
+    def denoise(self, z: Tensor, timestep: int, conditions: Sequence[Any] | None = None) -> Tensor:
+        return self.pyramid.estimate(self.own_estimate, z, self.log_snr(timestep)).contiguous()
 
     @torch.inference_mode()
     def own_estimate(self, z: Tensor, log_snr: float) -> Tensor:
         """x0_hat as the network gives it, at full resolution alone."""
-        level = torch.full((len(z),), log_snr, dtype=z.dtype, device=z.device)
+        log_snrs = torch.full((len(z),), log_snr, dtype=z.dtype, device=z.device)
 
         def network(piece: Tensor) -> Tensor:
-            return self.network(piece.contiguous(memory_format=torch.channels_last), level)
+            return self.network(piece.contiguous(memory_format=torch.channels_last), log_snrs)
 
         return apply_tiled(network, z, self.tile, self.overlap).clamp(-1, 1)
 
 
 class UNet2DPrior(PixelPrior):
-    """A diffusers ``UNet2DModel`` with its scheduler: epsilon-, sample- or v-prediction over 1000 (or so) levels.
+    """A diffusers ``UNet2DModel`` with its scheduler: epsilon-, sample- or v-prediction over 1000 (or so) timesteps.
 
-    Level t counts from 1 and uses ``alphas_cumprod[t - 1]``, the model's own timestep t - 1.
+    Timestep t counts from 1 and uses ``alphas_cumprod[t - 1]``: it is the model's own timestep t - 1.
     """
 
     def __init__(
@@ -128,24 +120,17 @@ class UNet2DPrior(PixelPrior):
         if network.config["in_channels"] != 3:
             raise ModelError(f"{folder} denoises {network.config['in_channels']} channels; an RGB image has 3")
         self.prediction = scheduler.config["prediction_type"]
-        if self.prediction not in ("epsilon", "sample", "v_prediction"):
+        if self.prediction not in PREDICTIONS:
             raise ModelError(f"{folder} has the unknown prediction type {self.prediction!r}")
         self.alphas_cumprod = scheduler.alphas_cumprod.double()
         self.num_levels = len(self.alphas_cumprod)
         self.network = network.to(device).eval().requires_grad_(False)
         super().__init__(folder, torch.device(device), 2 ** (len(network.config["block_out_channels"]) - 1))
 
-    def log_snr(self, step: int) -> float:
-        if step == 0:
-            return float("inf")
-        return float(torch.logit(self.alphas_cumprod[step - 1]))
+    def log_snr(self, timestep: int) -> float:
+        return float(torch.logit(self.alphas_cumprod[timestep - 1])) if timestep else float("inf")
 
     @torch.inference_mode()
-    def denoise(self, z: Tensor, step: int) -> Tensor:
-        output = self.network(z.to(self.network.dtype), step - 1).sample.to(z.dtype)
-        level = self.log_snr(step)
-        if self.prediction == "epsilon":
-            output = x0_from_eps(z, output, level)
-        elif self.prediction == "v_prediction":
-            output = x0_from_v(z, output, level)
-        return output.clamp(-1, 1)
+    def denoise(self, z: Tensor, timestep: int, conditions: Sequence[Any] | None = None) -> Tensor:
+        output = self.network(z.to(self.network.dtype), timestep - 1).sample.to(z.dtype)
+        return x0_from_prediction(self.prediction, z, output, self.log_snr(timestep)).clamp(-1, 1)

@@ -1,7 +1,7 @@
-"""Stable Diffusion 1.x, 2.x and SDXL: U-Nets that predict epsilon, v or x0 at the levels of a DDPM schedule.
+"""Stable Diffusion 1.x, 2.x and SDXL: U-Nets that predict epsilon, v or x0 at the timesteps of a DDPM schedule.
 
-Level t counts from 1, has alpha_t^2 = alphas_cumprod[t - 1], and is the network's own timestep t - 1: signal-to-noise
-ratio and network agree.
+Timestep t counts from 1, has alpha_t^2 = alphas_cumprod[t - 1], and is the network's own timestep t - 1: the
+signal-to-noise ratio and the network agree.
 """
 
 from __future__ import annotations
@@ -12,20 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..diffusion.gaussian import Level, x0_from_eps, x0_from_v
-from ..identity import ModelError
+from ..diffusion.gaussian import PREDICTIONS, x0_from_prediction
+from ..identity import ModelError, with_refiner
 from .components import load_pipeline
 from .latent import LatentPrior, Text
 
-REFINED = 0.2  # share of the levels, the cleanest ones, that SDXL's refiner was trained for
+REFINED = 0.2  # share of the timesteps, the cleanest ones, that SDXL's refiner was trained for
 AESTHETIC, PLAIN = 6.0, 2.5  # scores the refiner is told with a prompt and without (as diffusers does)
-
-
-def x0_from(prediction: str, z: Tensor, output: Tensor, log_snr: Level) -> Tensor:
-    """x0_hat of a network's `output`; `prediction` as in a scheduler's configuration."""
-    if prediction == "epsilon":
-        return x0_from_eps(z, output, log_snr)
-    return x0_from_v(z, output, log_snr) if prediction == "v_prediction" else output
 
 
 class StableDiffusionPrior(LatentPrior):
@@ -37,19 +30,16 @@ class StableDiffusionPrior(LatentPrior):
         if unet.in_channels != self.channels:
             raise ModelError(f"{folder} denoises {unet.in_channels} channels, and its autoencoder has {self.channels}")
         self.smallest = self.factor * 2 ** (len(unet.block_out_channels) - 1)
+        if self.schedule is None:
+            wide = unet.cross_attention_dim >= 1024  # SD 2.x
+            self.schedule = "sd21" if wide or self.prediction == "v_prediction" else "sd15"
 
-    @property
-    def schedule(self) -> str:
-        """Name of the shipped schedule that suits the model unless a calibration lies beside it."""
-        wide = self.pipeline.unet.config.cross_attention_dim >= 1024  # SD 2.x
-        return "sd21" if wide or self.prediction == "v_prediction" else "sd15"
-
-    def _levels(self) -> list[float]:
+    def _log_snrs(self) -> list[float]:
         from diffusers import DDPMScheduler
 
         scheduler = DDPMScheduler.from_config(self.pipeline.scheduler.config)
         self.prediction = scheduler.config["prediction_type"]
-        if self.prediction not in ("epsilon", "sample", "v_prediction"):
+        if self.prediction not in PREDICTIONS:
             raise ModelError(f"{self.folder} has the unknown prediction type {self.prediction!r}")
         return [float("inf"), *torch.logit(scheduler.alphas_cumprod.double()).tolist()]
 
@@ -60,13 +50,13 @@ class StableDiffusionPrior(LatentPrior):
     def _text_device(self) -> torch.device:
         return next(self._parts["text"][0].parameters()).device
 
-    def _predict(self, z: Tensor, step: int, text: Text, guidance: Tensor) -> Tensor:
-        output = self.network(z.to(self.dtype), step - 1, encoder_hidden_states=text[0]).sample
-        return x0_from(self.prediction, z, output.float(), self.log_snr(step))
+    def _predict(self, z: Tensor, timestep: int, text: Text, guidance: Tensor) -> Tensor:
+        output = self.network(z.to(self.dtype), timestep - 1, encoder_hidden_states=text[0]).sample
+        return x0_from_prediction(self.prediction, z, output.float(), self.log_snr(timestep))
 
 
 class SDXLPrior(StableDiffusionPrior):
-    """SDXL, told the size of the picture; optionally with its refiner at the cleanest 20 % of the levels.
+    """SDXL, told the size of the picture; optionally with its refiner at the cleanest 20 % of the timesteps.
 
     refiner  folder of the refiner's pipeline; it shares the autoencoder and the second text encoder
     """
@@ -86,7 +76,7 @@ class SDXLPrior(StableDiffusionPrior):
         network = self.refiner.unet
         if network.config.in_channels != self.channels or not hasattr(network, "add_embedding"):
             raise ModelError(f"{refiner} is not an SDXL refiner")
-        self.fingerprint = bytes(a ^ b for a, b in zip(self.fingerprint, fingerprint, strict=True))
+        self.fingerprint = with_refiner(self.fingerprint, fingerprint)
         self.smallest = max(self.smallest, self.factor * 2 ** (len(network.config.block_out_channels) - 1))
         self.refiner_network = self._prepare(network, options.get("compile", False))
         self._parts["network"].append(network)
@@ -110,9 +100,9 @@ class SDXLPrior(StableDiffusionPrior):
             return torch.zeros_like(embedded), torch.zeros_like(pooled)
         return embedded, pooled
 
-    def _predict(self, z: Tensor, step: int, text: Text, guidance: Tensor) -> Tensor:
+    def _predict(self, z: Tensor, timestep: int, text: Text, guidance: Tensor) -> Tensor:
         count, size = len(z), [side * self.factor for side in z.shape[-2:]]
-        if self.refiner is not None and step <= REFINED * self.num_levels:
+        if self.refiner is not None and timestep <= REFINED * self.num_levels:
             network, embedded, pooled = self.refiner_network, text[2], text[3]
             ids = torch.tensor([*size, 0, 0], device=z.device).expand(count, 4)
             ids = torch.cat([ids, text[4].float()[:, None]], 1)
@@ -120,5 +110,5 @@ class SDXLPrior(StableDiffusionPrior):
             network, embedded, pooled = self.network, text[0], text[1]
             ids = torch.tensor([*size, 0, 0, *size], device=z.device).expand(count, 6)
         added = {"text_embeds": pooled, "time_ids": ids.to(self.dtype)}
-        output = network(z.to(self.dtype), step - 1, encoder_hidden_states=embedded, added_cond_kwargs=added).sample
-        return x0_from(self.prediction, z, output.float(), self.log_snr(step))
+        output = network(z.to(self.dtype), timestep - 1, encoder_hidden_states=embedded, added_cond_kwargs=added).sample
+        return x0_from_prediction(self.prediction, z, output.float(), self.log_snr(timestep))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from .pixel import PixelPrior
 
 
 class VDMPrior(PixelPrior):
-    """The VDM in a model folder: 1000 levels, evenly spaced in log-SNR over the range of its schedule.
+    """The VDM in a model folder: 1000 timesteps, evenly spaced in log-SNR over the range of its schedule.
 
     A network with attention sees the whole image at once; its memory grows with the image, its time with the square.
     """
@@ -22,10 +24,10 @@ class VDMPrior(PixelPrior):
         super().__init__(Path(folder), torch.device(device), self.network.network.config.patch_size)
         self.clean, self.noisy = self.network.schedule(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
 
-    def log_snr(self, step: int) -> float:
-        return self.clean + (self.noisy - self.clean) * step / self.num_levels
+    def log_snr(self, timestep: int) -> float:
+        return self.clean + (self.noisy - self.clean) * timestep / self.num_levels
 
     @torch.inference_mode()
-    def denoise(self, z: Tensor, step: int) -> Tensor:
-        level = torch.full((len(z),), self.log_snr(step), dtype=z.dtype, device=z.device)
-        return self.network.predict(z, level).clamp(-1.0, 1.0)
+    def denoise(self, z: Tensor, timestep: int, conditions: Sequence[Any] | None = None) -> Tensor:
+        log_snr = torch.full((len(z),), self.log_snr(timestep), dtype=z.dtype, device=z.device)
+        return self.network.predict(z, log_snr).clamp(-1.0, 1.0)

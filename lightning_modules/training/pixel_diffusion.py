@@ -6,7 +6,6 @@ model.safetensors).  The losses are in uqdm.py and vdm.py.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from abc import abstractmethod
@@ -26,7 +25,7 @@ from torch import Tensor
 from ...data.tiling import tile
 from ..diffusion.noise_schedule import LinearSchedule, ScheduleConfig
 from ..diffusion.psnr import psnr
-from ..identity import ModelError, fingerprint, read_json
+from ..identity import ModelError, fingerprint, of_module, read_json
 from ..networks.scaled_denoiser import DenoiserConfig, ScaledDenoiser
 from ..networks.score_net import ScoreNet, ScoreNetConfig
 from .optimizers import MuonAdam, split_parameters
@@ -163,15 +162,11 @@ class PixelDiffusion(L.LightningModule):
     def fingerprint(self) -> bytes:
         """4 bytes that say which model this is: those of the folder it was loaded from, unless trained since.
 
-        A model that comes from no folder: the first 4 bytes of the SHA-256 over its configuration and weights.
+        Those of a model that comes from no folder follow from its configuration and weights (identity.of_module).
         """
         if self.folder_fingerprint is not None:
             return self.folder_fingerprint
-        digest = hashlib.sha256(json.dumps(self.folder_config(), sort_keys=True).encode())
-        for name, value in sorted(self.state_dict().items()):
-            array = value.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4")
-            digest.update(name.encode() + b"\0" + array.tobytes())
-        return digest.digest()[:4]
+        return of_module(self.folder_config(), self.state_dict())
 
     def save_folder(self, folder: str | Path, half: bool = False) -> None:
         """Write config.json and model.safetensors into `folder` (made if missing).

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ...data import list_images, read_image
 from ..diffusion.gaussian import diffuse
+from ..diffusion.pixels import to_signed
 from ..identity import ModelError
 from ..networks.denoiser import Denoiser
 
@@ -44,7 +45,7 @@ def activity(network: Denoiser, images: Sequence[Tensor]) -> dict[str, Tensor]:
         for log_snr in LOG_SNRS:
             level_shares.clear()
             for number, image in enumerate(images):
-                x0 = image[None].float() / 127.5 - 1
+                x0 = to_signed(image[None])
                 noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(number))
                 network(diffuse(x0, log_snr, noise), torch.tensor([log_snr]))
             shares = {name: torch.maximum(share, level_shares[name]) for name, share in shares.items()}

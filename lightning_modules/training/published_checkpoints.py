@@ -6,7 +6,6 @@ order, and last those of the noise schedule, which is learned but stored nowhere
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +15,7 @@ import torch
 
 from ..diffusion.noise_schedule import ScheduleConfig
 from ..diffusion.universal_quantization import BasePrior
-from ..identity import fingerprint, read_json
+from ..identity import fingerprint, of_raw_weights, read_json
 from .pixel_diffusion import Build, Module, read_checkpoint, refused_as
 
 T = TypeVar("T")
@@ -90,5 +89,5 @@ def load_published(folder: str | Path, build: Build[Module], averaged: bool = Tr
             model.network.load_state_dict(checkpoint["model"])
     # Both forms come from the same files and are different models.
     name = fingerprint(folder)
-    model.folder_fingerprint = name if averaged else hashlib.sha256(name + b"raw").digest()[:4]
+    model.folder_fingerprint = name if averaged else of_raw_weights(name)
     return model

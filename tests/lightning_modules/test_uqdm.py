@@ -75,8 +75,8 @@ def test_pixel_likelihood_equals_the_sum_over_all_values() -> None:
         image = torch.randint(0, 256, (500,), dtype=torch.uint8)
         image[:50], image[50:100] = 0, 255
         alpha, _ = gaussian.alpha_sigma(level)
-        z = gaussian.diffuse(pixel_likelihood.to_unit(image, torch.float64), level, torch.randn(500).double())
-        values = pixel_likelihood.to_unit(torch.arange(256), torch.float64)
+        z = gaussian.diffuse(pixel_likelihood.to_bin_centres(image, torch.float64), level, torch.randn(500).double())
+        values = pixel_likelihood.to_bin_centres(torch.arange(256), torch.float64)
         logits = -0.5 * level.exp() * (z[:, None] / alpha - values) ** 2
         expected = torch.log_softmax(logits, 1).gather(1, image.long()[:, None])[:, 0]
         torch.testing.assert_close(pixel_likelihood.log_likelihood(image, z, level), expected)

@@ -11,9 +11,14 @@ from torch import Tensor
 
 from diffpress.codecs.diffc.schedule import snr_gain
 from diffpress.codecs.diffc.subbands import step_bits
-from diffpress.lightning_modules.diffusion.gaussian import alpha_sigma, diffuse, flow_step, posterior
+from diffpress.lightning_modules.diffusion.gaussian import (
+    alpha_sigma,
+    diffuse,
+    flow_step,
+    posterior,
+    x0_from_prediction,
+)
 from diffpress.lightning_modules.priors.flow import flow_log_snr, to_flow, x0_from_velocity
-from diffpress.lightning_modules.priors.stable_diffusion import x0_from
 
 CENTRE, SPREAD = 0.3, 0.8
 LOG_SNRS = [-9.0, -4.0, -1.0, 0.0, 2.0, 5.0]
@@ -42,7 +47,7 @@ def test_every_parameterisation_gives_the_same_posterior_means(prediction: str, 
         found = x0_from_velocity(to_flow(z.float(), time), (eps - expected).float(), time)
     else:
         output = {"epsilon": eps, "v_prediction": alpha * eps - sigma * expected, "sample": expected}[prediction]
-        found = x0_from(prediction, z.float(), output.float(), log_snr_t)
+        found = x0_from_prediction(prediction, z.float(), output.float(), log_snr_t)
     for log_snr_s in (log_snr_t + 0.3, log_snr_t + 3.0):
         mean, deviation = posterior(z.float(), found, log_snr_s, log_snr_t)
         exact_mean, exact_deviation = posterior(z, expected, log_snr_s, log_snr_t)

@@ -11,7 +11,7 @@ def test_schedule_runs_linearly_between_its_ends(learned: bool, fixed_end: bool)
     schedule = LinearSchedule(ScheduleConfig(-10.0, 5.0, learned, fixed_end))
     t = torch.tensor([0.0, 0.25, 1.0])
     torch.testing.assert_close(schedule(t), torch.tensor([10.0, 6.25, -5.0]))
-    assert float(schedule.width.detach()) == 15.0
+    assert float(schedule.log_snr_range.detach()) == 15.0
     names = {name for name, _ in schedule.named_parameters()}
     assert names == (set() if not learned else {"w"} if fixed_end else {"w", "b"})
 

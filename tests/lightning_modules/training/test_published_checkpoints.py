@@ -167,7 +167,7 @@ def measure(model: UQDM, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
         totals.append(cost.total)
         steps.append(torch.stack([cost.prior, *cost.steps.T, cost.reconstruction], 1))
         last = model.reconstruct(cost.latents[-1], model.n_steps, "denoise")
-        x_hat = torch.cat([pixel_likelihood.to_pixels(cost.x_hat), last[None]]).float()
+        x_hat = torch.cat([pixel_likelihood.from_bin_centres(cost.x_hat), last[None]]).float()
         errors.append((x_hat - batch.float()).square().mean((2, 3, 4)))
     return torch.cat(totals), torch.cat(steps).mean(0), torch.cat(errors, 1).mean(1)
 
@@ -223,7 +223,7 @@ def test_published_tiny_gives_its_authors_flow_reconstructions(
     model = like_its_authors(shared, form, monkeypatch)
     images = reference_images(shared, "imagenet64", 16)
     with torch.no_grad():
-        latents = model.chain(pixel_likelihood.to_unit(images), None)
+        latents = model.chain(pixel_likelihood.to_bin_centres(images), None)
         decoded = [model.reconstruct(z, sent, "flow") for sent, z in enumerate(latents)]
     errors = [float((image.float() - images.float()).square().mean()) for image in decoded]
     *theirs, lossless = expected["mse_flow_per_step_mean_first16"]

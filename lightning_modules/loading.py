@@ -1,0 +1,93 @@
+"""Finding and loading models: what a folder holds, and the class that reads it.
+
+Models are imported where they are needed, because diffusers and Lightning take seconds to import.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import resource
+from .identity import ModelError, read_json
+from .priors.components import HUB_ID, resolve_hub_id
+from .priors.latent import as_dtype
+
+# load_model's options beside the device, as command lines and codec specifications name them
+LOADING = ("dtype", "variant", "refiner", "compile", "offload", "tile", "local_files_only")
+
+# "_class_name" in config.json or model_index.json -> "module:loader", called with (folder, device, **options)
+MODELS = {
+    "Denoiser": ".priors.pixel:DenoiserPrior",
+    "UNet2DModel": ".priors.pixel:UNet2DPrior",
+    "UQDM": ".uqdm:load_uqdm",
+    "VDM": ".priors.vdm:VDMPrior",
+}
+PIPELINES = {
+    "DDPMPipeline": ".priors.pixel:UNet2DPrior",
+    "DDIMPipeline": ".priors.pixel:UNet2DPrior",
+    "StableDiffusionPipeline": ".priors.stable_diffusion:StableDiffusionPrior",
+    "StableDiffusionXLPipeline": ".priors.stable_diffusion:SDXLPrior",
+    "StableDiffusion3Pipeline": ".priors.flow:SD3Prior",
+    "FluxPipeline": ".priors.flow:FluxPrior",
+}
+
+
+def find_model(folder: str | Path, variant: str | None = None, local_files_only: bool = False) -> Path:
+    """`folder` if it exists, else the shipped folder of that name (``checkpoints/`` may be left out), else the Hugging
+    Face hub's model of that name ("organisation/model"), from the local cache or by download.
+
+    variant, local_files_only  as in priors.components.resolve_hub_id
+    Raises ModelError.
+    """
+    given = Path(folder)
+    if given.is_dir():
+        return given
+    for relative in (str(folder), f"checkpoints/{folder}"):
+        try:
+            return resource(relative)
+        except FileNotFoundError:
+            continue
+    if HUB_ID.fullmatch(str(folder)):
+        return resolve_hub_id(str(folder), variant, local_files_only)
+    raise ModelError(f"there is no model folder {str(folder)!r}")
+
+
+def load_model(folder: str | Path, device: str | torch.device | None = None, **options: Any) -> Any:
+    """The model in `folder`: a Prior for DiffC and bits-back, or a UQDM.
+
+    What the folder is, its files say: ``model_index.json`` (diffusers pipeline), or ``config.json`` of our denoiser, a
+    diffusers ``UNet2DModel``, our VDM or UQDM, or a published UQDM checkpoint (``config.json`` + ``checkpoint.pt``).
+    device: "cpu", "cuda", ...; None takes a GPU where there is one.  `options` go to the model's constructor (dtype: a
+    torch type or its name), but for local_files_only, which keeps the search for hub ids off the network.
+    Raises ModelError in one sentence.
+    """
+    local_files_only = options.pop("local_files_only", False)
+    path = find_model(folder, options.get("variant"), local_files_only)
+    if isinstance(options.get("dtype"), str):
+        options["dtype"] = as_dtype(options["dtype"], torch.float32)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        return _load_folder(path, place, options, local_files_only)
+    except TypeError as error:
+        if "unexpected keyword" not in str(error):
+            raise
+        raise ModelError(f"{path} is a model without that option ({error})") from error
+
+
+def _load_folder(folder: Path, device: torch.device, options: dict[str, Any], local_files_only: bool) -> Any:
+    pipeline = (folder / "model_index.json").is_file()
+    config = read_json(folder / ("model_index.json" if pipeline else "config.json"))
+    kind = str(config.get("_class_name", "UQDM" if "model" in config and not pipeline else None))
+    if pipeline and options.get("refiner") is not None:
+        if kind != "StableDiffusionXLPipeline":
+            raise ModelError(f"a refiner belongs to SDXL, and {folder} is a {kind}")
+        options = options | {"refiner": find_model(options["refiner"], options.get("variant"), local_files_only)}
+    where = (PIPELINES if pipeline else MODELS).get(kind)
+    if where is None:
+        raise ModelError(f"{folder} holds a {'pipeline' if pipeline else 'model'} of an unknown kind ({kind})")
+    module, _, loader = where.partition(":")
+    return getattr(import_module(module, __package__), loader)(folder, device, **options)
