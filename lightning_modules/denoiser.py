@@ -17,10 +17,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from . import ModelError, find_model
 from .diffusion.gaussian import alpha_sigma, diffuse
 from .diffusion.pixels import to_signed
 from .diffusion.psnr import psnr
+from .identity import ModelError
+from .loading import find_model
 from .networks.denoiser import Denoiser
 from .training.optimizers import MuonAdam, split_parameters
 

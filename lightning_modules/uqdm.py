@@ -17,12 +17,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from . import find_model
 from .diffusion import gaussian
 from .diffusion import pixels as pixel_likelihood
 from .diffusion.gaussian import LogSNR
 from .diffusion.noise_schedule import ScheduleConfig
 from .diffusion.universal_quantization import BasePrior, interval_log_mass, sample_base, uniform_noise
+from .loading import find_model
 from .networks.scaled_denoiser import DenoiserConfig, ScaledDenoiser
 from .networks.score_net import ScoreNetConfig
 from .training.pixel_diffusion import (
@@ -145,24 +145,35 @@ class UQDM(PixelDiffusion):
         return self.schedule(times)
 
     def predict(self, z: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(x_hat, scale factor), unclipped, from z [B, C, H, W] at log_snr [B]."""
+        """(x_hat, scale factor), both [B, C, H, W], from z [B, C, H, W] at log_snr [B].
+
+        x_hat is in about [-1, 1], not clipped; the factor is None for a network that predicts none.
+        """
         eps, scale = self.network(z, log_snr)
         eps = eps.to(z.dtype)  # the rest stays in full precision under autocast
         return gaussian.x0_from_eps(z, eps, log_snr[:, None, None, None]), None if scale is None else scale.to(z.dtype)
 
     def step_prior(self, z: Tensor, log_snr_t: Tensor, log_snr_s: Tensor) -> StepPrior:
-        """p(z_s | z_t) without its uniform part, for z at log_snr_t [B] going to log_snr_s [B] (one network pass)."""
+        """p(z_s | z_t) without its uniform part, for z [B, C, H, W] at log_snr_t [B] going to log_snr_s [B].
+
+        One pass of the network; the backward process of Yang et al. 2025.
+        """
         x_hat, scale = self.predict(z, log_snr_t)
         x_hat = x_hat.clamp(-1.0, 1.0)
         t, s = log_snr_t[:, None, None, None], log_snr_s[:, None, None, None]
         mean, std = gaussian.posterior(z, x_hat, s, t)
-        if self.base_prior_scale == "forward_kernel":  # deviation of q(z_t | z_s): sigma_t in place of sigma_s
+        if self.base_prior_scale == "forward_kernel":  # std of q(z_t | z_s): sigma_t in place of sigma_s
             std = std * (gaussian.alpha_sigma(t)[1] / gaussian.alpha_sigma(s)[1]).to(std)
         return StepPrior(mean, std * scale if scale is not None else std.expand_as(mean), x_hat)
 
     @staticmethod
-    def width(log_snr_t: LogSNR, log_snr_s: LogSNR, like: Tensor) -> Tensor:
-        """Width delta of the uniform channel from t to s: its variance delta^2 / 12 is that of q(z_s | z_t, x)."""
+    def delta(log_snr_t: LogSNR, log_snr_s: LogSNR, like: Tensor) -> Tensor:
+        """Step delta of the dithered quantiser from t to s: the variance of its error, delta^2 / 12, is that of
+        q(z_s | z_t, x) (Yang et al. 2025, the forward process).
+
+        log_snr_t, log_snr_s  floats, or tensors that broadcast to the result
+        like                  a tensor whose dtype and device the result has
+        """
         return math.sqrt(12.0) * gaussian.posterior(like, like, log_snr_s, log_snr_t)[1]
 
     def chain(self, x: Tensor, start: Tensor | None) -> list[Tensor]:
@@ -171,9 +182,9 @@ class UQDM(PixelDiffusion):
         start  latents[0]; None draws it from q(z_1 | x)
         Dithered rounding adds exactly this uniform noise whatever the prior's mean is.
         """
-        levels = self.log_snrs(x.dtype)
-        latents = [gaussian.diffuse(x, levels[0], torch.randn_like(x)) if start is None else start]
-        for t, s in pairwise(levels):
+        log_snrs = self.log_snrs(x.dtype)
+        latents = [gaussian.diffuse(x, log_snrs[0], torch.randn_like(x)) if start is None else start]
+        for t, s in pairwise(log_snrs):
             mean, std = gaussian.posterior(latents[-1], x, s, t)
             latents.append(mean + math.sqrt(12.0) * std * uniform_noise(x))
         return latents
@@ -188,18 +199,18 @@ class UQDM(PixelDiffusion):
         x = pixel_likelihood.to_bin_centres(image)
         z_1 = start if isinstance(start, Tensor) else torch.randn_like(x) if start == "prior" else None
         bits = 1.0 / (math.log(2.0) * image[0].numel())  # nats per image -> bits per dimension
-        levels, latents = self.log_snrs(), self.chain(x, z_1)
+        log_snrs, latents = self.log_snrs(), self.chain(x, z_1)
         batch, steps = len(x), self.n_steps
-        log_snr_t, log_snr_s = levels[:-1].repeat_interleave(batch), levels[1:].repeat_interleave(batch)
+        log_snr_t, log_snr_s = log_snrs[:-1].repeat_interleave(batch), log_snrs[1:].repeat_interleave(batch)
         prior = self.step_prior(torch.cat(latents[:-1]), log_snr_t, log_snr_s)  # all steps in one pass
-        width = self.width(log_snr_t[:, None, None, None], log_snr_s[:, None, None, None], x.new_zeros(1))
-        log_mass = interval_log_mass(torch.cat(latents[1:]) - prior.mean, width, prior.std, self.base_prior)
+        delta = self.delta(log_snr_t[:, None, None, None], log_snr_s[:, None, None, None], x.new_zeros(1))
+        log_mass = interval_log_mass(torch.cat(latents[1:]) - prior.mean, delta, prior.std, self.base_prior)
         costs = -log_mass.flatten(1).sum(1).reshape(steps, batch).T
         first = x.new_zeros(batch)
         if z_1 is None:
-            alpha, sigma = gaussian.alpha_sigma(levels[0])
+            alpha, sigma = gaussian.alpha_sigma(log_snrs[0])
             first = 0.5 * ((alpha * x) ** 2 + sigma**2 - 1.0 - 2.0 * sigma.log()).flatten(1).sum(1)
-        last = -pixel_likelihood.log_likelihood(image, latents[-1], levels[-1]).flatten(1).sum(1)
+        last = -pixel_likelihood.log_likelihood(image, latents[-1], log_snrs[-1]).flatten(1).sum(1)
         x_hat = prior.x_hat.detach().reshape(steps, *x.shape)
         return Nelbo(first * bits, costs * bits, last * bits, latents, x_hat)
 
@@ -212,19 +223,19 @@ class UQDM(PixelDiffusion):
         flow       the remaining steps along the deterministic probability flow
         noise      for "ancestral": (z, step) -> (unit-variance base sample, uniform sample); default torch's generator
         """
-        levels = self.log_snrs(z.dtype)
+        log_snrs = self.log_snrs(z.dtype)
         noise = noise or random_noise(z, self.base_prior)
         for i in range(sent, self.n_steps):
-            t, s = levels[i].expand(len(z)), levels[i + 1].expand(len(z))
+            t, s = log_snrs[i].expand(len(z)), log_snrs[i + 1].expand(len(z))
             if method == "denoise":
                 return pixel_likelihood.from_bin_centres(self.predict(z, t)[0])
             if method == "flow":
-                z = gaussian.flow_step(z, self.predict(z, t)[0], levels[i + 1], levels[i])
+                z = gaussian.flow_step(z, self.predict(z, t)[0], log_snrs[i + 1], log_snrs[i])
             else:
                 prior = self.step_prior(z, t, s)
                 base, uniform = noise(z, i)
-                z = prior.mean + prior.std * base + self.width(levels[i], levels[i + 1], z) * uniform
-        return pixel_likelihood.from_bin_centres(z / gaussian.alpha_sigma(levels[-1])[0])
+                z = prior.mean + prior.std * base + self.delta(log_snrs[i], log_snrs[i + 1], z) * uniform
+        return pixel_likelihood.from_bin_centres(z / gaussian.alpha_sigma(log_snrs[-1])[0])
 
     def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
         with self.noise_of_step():

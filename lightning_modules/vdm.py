@@ -78,7 +78,7 @@ class VDM(PixelDiffusion):
         }
 
     def predict(self, z: Tensor, log_snr: Tensor) -> Tensor:
-        """x_hat, unclipped, from z [B, C, H, W] at log_snr [B]."""
+        """x_hat [B, C, H, W], not clipped, from z [B, C, H, W] at log_snr [B]."""
         eps = self.network(z, log_snr)[0].to(z.dtype)
         return gaussian.x0_from_eps(z, eps, log_snr[:, None, None, None])
 
@@ -99,10 +99,9 @@ class VDM(PixelDiffusion):
         noise = torch.randn_like(x)
         z = gaussian.diffuse(x, log_snr[:, None, None, None], noise)
         error = (noise - self.network(z, log_snr)[0].to(x.dtype)).square().flatten(1).sum(1)
-        width = self.schedule.log_snr_range.to(x)
-        steps = self.n_steps
+        fall, steps = self.schedule.log_snr_range.to(x), self.n_steps  # of the log-SNR from t = 0 to t = 1
         # VDM eq. 17 in continuous time, eq. 14 otherwise
-        weight = 0.5 * width if steps is None else 0.5 * steps * torch.expm1(width / steps)
+        weight = 0.5 * fall if steps is None else 0.5 * steps * torch.expm1(fall / steps)
         return VDMCost(prior * bits, weight * error * bits, reconstruction * bits)
 
     @torch.no_grad()
@@ -112,15 +111,15 @@ class VDM(PixelDiffusion):
             log_snr = self.schedule(z.new_full((len(z),), t))
             return pixel_likelihood.from_bin_centres(self.predict(z, log_snr))
         steps = max(1, round(self.sampling_steps * t)) if t > 0.0 else 0
-        levels = self.schedule(torch.linspace(t, 0.0, steps + 1, dtype=z.dtype, device=z.device))
-        for log_snr_t, log_snr_s in pairwise(levels):
+        log_snrs = self.schedule(torch.linspace(t, 0.0, steps + 1, dtype=z.dtype, device=z.device))
+        for log_snr_t, log_snr_s in pairwise(log_snrs):
             x_hat = self.predict(z, log_snr_t.expand(len(z)))
             if method == "flow":
                 z = gaussian.flow_step(z, x_hat, log_snr_s, log_snr_t)
             else:
                 mean, std = gaussian.posterior(z, x_hat.clamp(-1.0, 1.0), log_snr_s, log_snr_t)
                 z = mean + std * torch.randn_like(z)
-        return pixel_likelihood.from_bin_centres(z / gaussian.alpha_sigma(levels[-1])[0])
+        return pixel_likelihood.from_bin_centres(z / gaussian.alpha_sigma(log_snrs[-1])[0])
 
     def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
         with self.noise_of_step():

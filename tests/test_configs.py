@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,9 @@ def test_every_file_is_one_of_these_or_of_compress() -> None:
     others = set(FILES) - set(TRAINING) - set(DATA)
     assert {path.parent.name for path in others} == {"diffc"}
     assert all({"model", "schedule"} <= yaml.safe_load(path.read_text()).keys() for path in others)
+
+
+def test_the_uqdm_of_photos_starts_from_a_network_of_its_shape() -> None:
+    options = yaml.safe_load((ROOT / "configs" / "uqdm" / "photo.yaml").read_text())["model"]["init_args"]
+    prior = json.loads((ROOT / "checkpoints" / options["initial"] / "config.json").read_text())
+    assert {key: options["network"][key] for key in ("widths", "blocks", "embedding")}.items() <= prior.items()

@@ -86,7 +86,7 @@ class UQDMChain:
 
     def delta(self, step: int) -> float:
         """Quantization step from `step` to step + 1; delta^2 / 12 is the variance of q(z_s | z_t, x)."""
-        return float(UQDM.width(self.log_snrs[step], self.log_snrs[step + 1], torch.zeros((), dtype=torch.float64)))
+        return float(UQDM.delta(self.log_snrs[step], self.log_snrs[step + 1], torch.zeros((), dtype=torch.float64)))
 
     def latents(self, tiles: slice = slice(None)) -> Tensor:
         """The current latents of some tiles, float64 [n, 3, TILE, TILE] on the CPU."""

@@ -30,7 +30,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu_, "silu
 
 
 class NoiseEmbedding(nn.Module):
-    """log-SNR [B] -> features [B, width]: sines of the (scaled) level, then one hidden layer."""
+    """log-SNR [B] -> features [B, width]: Fourier features of the log-SNR, then two layers."""
 
     frequencies: Tensor
 
@@ -40,12 +40,16 @@ class NoiseEmbedding(nn.Module):
         self.layers = nn.Sequential(nn.Linear(17, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
     def forward(self, log_snr: Tensor) -> Tensor:
+        """Features [B, width] of log_snr [B]."""
         phase = log_snr[:, None] * self.frequencies.to(log_snr)
         return self.layers(torch.cat([log_snr[:, None] / 8, phase.sin(), phase.cos()], dim=1))
 
 
 class Block(nn.Module):
-    """Residual pair of 3 x 3 convolutions; the `width` channels between them follow the noise level (FiLM)."""
+    """Residual pair of 3 x 3 convolutions, (conv, scale and shift, activation, conv) beside the identity.
+
+    The noise level scales and shifts the `width` channels between them (FiLM, Perez et al. 2018).
+    """
 
     def __init__(self, channels: int, embedding: int, width: int, activation: str = "relu") -> None:
         super().__init__()
@@ -59,6 +63,7 @@ class Block(nn.Module):
         self.conv_out.bias.data.zero_()  # type: ignore[union-attr]
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        """[B, channels, H, W] from h of that shape and the features of the noise level, embedding [B, width]."""
         scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
         hidden = ACTIVATIONS[self.activation](torch.addcmul(shift, self.conv_in(h), 1 + scale))
         return self.conv_out(hidden).add_(h)
@@ -87,7 +92,7 @@ class Block(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """x0_hat = denoiser(z, log_snr) for variance-preserving z.
+    """x0_hat = denoiser(z, log_snr) for variance-preserving z, preconditioned as by Karras et al. 2022.
 
     Saved as diffusers saves its models, by our own few lines: importing diffusers takes longer than decoding a photo.
 
@@ -208,14 +213,15 @@ class Denoiser(nn.Module):
 
     def forward(self, z: Tensor, log_snr: Tensor) -> Tensor:
         """x0_hat [B, 3, H, W] in about [-1, 1] from z [B, 3, H, W] and log_snr [B]; H, W multiples of `multiple`."""
-        noise = torch.exp(-0.5 * log_snr)[:, None, None, None]  # standard deviation beside unit-scale data
+        # c_skip, c_out and c_in of Karras et al. 2022, table 1, for their sigma = exp(-log_snr / 2)
+        noise = torch.exp(-0.5 * log_snr)[:, None, None, None]
         y = z * torch.sqrt(1 + noise**2)  # x + noise * n
         variance = noise**2 + SIGMA_DATA**2
         residual = self.trunk(y / variance.sqrt(), log_snr)
         return SIGMA_DATA**2 / variance * y + noise * SIGMA_DATA / variance.sqrt() * residual
 
     def trunk(self, h: Tensor, log_snr: Tensor) -> Tensor:
-        """The unit-variance network of Karras et al. 2022, eq. 7 (F_theta)."""
+        """F_theta of Karras et al. 2022, eq. 7: [B, 3, H, W] from h [B, 3, H, W] of unit variance and log_snr [B]."""
         embedding = self.embed(log_snr)
         h = self.stem(F.pixel_unshuffle(h, 2))
         skips: list[Tensor] = []

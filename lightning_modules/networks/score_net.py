@@ -113,6 +113,7 @@ class ResnetBlock(nn.Module):
         self.skip_conv = nn.Conv2d(ch_in, ch_out, 1) if ch_in != ch_out else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """[B, ch_out, H, W] from x [B, ch_in, H, W] and condition [B, condition_dim]."""
         h = self.net1(x) + self.cond_proj(condition)[:, :, None, None]
         return self.skip_conv(x) + self.net2(h)
 
@@ -125,6 +126,7 @@ class Attention(nn.Module):
         self.n_heads = n_heads
 
     def forward(self, qkv: Tensor) -> Tensor:
+        """[B, C, H, W] from queries, keys and values, qkv [B, 3 C, H, W]."""
         batch, channels, height, width = qkv.shape
         split = qkv.reshape(batch, 3, self.n_heads, channels // (3 * self.n_heads), height * width)
         q, k, v = split.transpose(-1, -2).unbind(1)
@@ -145,6 +147,7 @@ class AttentionBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, n_channels, H, W], as x."""
         return x + self.layers(x)
 
 
@@ -157,6 +160,7 @@ class UpDownBlock(nn.Module):
         self.attention_block = attention_block
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """[B, ch_out, H, W] from x [B, ch_in, H, W] and condition [B, condition_dim]."""
         x = self.resnet_block(x, condition)
         return x if self.attention_block is None else self.attention_block(x)
 

@@ -1,6 +1,6 @@
 """Leave out channels of a denoiser that training has let die.
 
-    python -m diffpress.lightning_modules.training.pruning checkpoints/diffc-pixel pruned ../shared/data/photos/train
+    python -m diffpress.lightning_modules.training.pruning checkpoints/diffc-pixel pruned PHOTOS
 
 A channel between the two convolutions of a residual block that is zero everywhere, on photos at any noise level, costs
 time and does nothing.  The pruned folder holds the same model in fewer multiply-adds (docs/decisions/0056-pruning.md);
