@@ -10,7 +10,7 @@ import torch
 from diffpress.codecs.reverse_channel import get_coder
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "benchmarks"))
-import diffc_latent  # noqa: E402
+import diffc_latent
 
 
 @pytest.mark.parametrize("name", ["pfr", "trellis"])
