@@ -1,8 +1,9 @@
-"""The Viterbi search of trellis.py compiled by numba: the same decisions, several times faster.
+"""The Viterbi search of trellis.py for k = 2, which files use, compiled by numba: the same decisions, faster.
 
 One trellis runs in one thread without the interpreter lock; several trellises are shared out among threads.  The loops
-over i run along contiguous states and labels, so the compiler turns each into 16-bit vector instructions.  numba takes
-half a second to import, so the CPU backend imports this module at the first search: decoding never does.
+over i run along contiguous states and labels and write one array each, so the compiler turns them into 16-bit vector
+instructions.  Other k are searched by the reference.  numba takes half a second to import, and the first search on a
+machine compiles for some seconds, so the CPU backend imports this module at the first search: decoding never does.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .launch import decision_bytes
-from .trellis import UNREACHED, Integers, Shorts, check, label_steps
+from .trellis import UNREACHED, Integers, Shorts, check, label_steps, search_reference
 
 Bytes = NDArray[np.uint8]
 
@@ -27,9 +28,9 @@ TILE = 16  # rows and columns of a tile of the transposition
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """numba's compilation, kept on disk where a folder can be written: beside this file or in the user's cache."""
     try:
-        return numba.njit(cache=True, nogil=True)(function)
+        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # numba finds no place for its cache
-        return numba.njit(nogil=True)(function)
+        return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 def search_many(
@@ -39,6 +40,8 @@ def search_many(
 
     scores int16 [N, M], lengths int64 [T] -> (symbols uint8 [N], sums int64 [T]).  Raises KernelError.
     """
+    if k != 2:
+        return search_reference(scores, lengths, constraint_length, k, flush)
     check(scores.shape, lengths, constraint_length, k)
     symbols, sums = np.zeros(len(scores), np.uint8), np.zeros(len(lengths), np.int64)
     if not len(lengths):
@@ -52,8 +55,8 @@ def search_many(
         decisions = np.empty((longest, bytes_per_stage), np.uint8)
         for t in range(first, len(lengths), workers):
             rows = slice(ends[t] - lengths[t], ends[t])
-            final = _forward(scores[rows], constraint_length, k, flush, *steps, decisions, sums[t : t + 1])
-            _trace_back(constraint_length, k, decisions, final, symbols[rows])
+            final = _forward(scores[rows], constraint_length, flush, *steps, decisions, sums[t : t + 1])
+            _trace_back(constraint_length, decisions, final, symbols[rows])
 
     if workers == 1:
         work(0)
@@ -79,79 +82,101 @@ def _transpose(source: Shorts, target: Shorts, rows: int) -> None:
 
 
 @_compiled
-def _forward(
-    scores: Shorts, length: int, k: int, flush: int, by_symbol: int, by_top: int, decisions: Bytes, total: Integers
-) -> int:
-    """Run through all stages: fills decisions uint8 [stages, planes * groups], total[0] = the best sum.
+def _tops(
+    top: Shorts, s0: Shorts, m0: Shorts, s1: Shorts, m1: Shorts, s2: Shorts, m2: Shorts, s3: Shorts, m3: Shorts
+) -> None:
+    """top = the largest of score + metric over four predecessors, all int16 of one length."""
+    for i in range(len(top)):
+        early = max(np.int16(s0[i] + m0[i]), np.int16(s1[i] + m1[i]))
+        top[i] = max(early, max(np.int16(s2[i] + m2[i]), np.int16(s3[i] + m3[i])))
 
-    A group is 2^k states that differ in the stage's digit only.  A byte of plane p holds, for a group, the oldest
-    symbols chosen by the states u = p * (8 / k) and following, k bits each.  Returns the best final state as the last
-    stage sees the ring.
+
+@_compiled
+def _choices(
+    choice: Shorts, top: Shorts, s0: Shorts, m0: Shorts, s1: Shorts, m1: Shorts, s2: Shorts, m2: Shorts
+) -> None:
+    """choice = the first predecessor whose sum is the top; the fourth where it is none of the first three."""
+    for i in range(len(top)):
+        later = np.int16(2) if np.int16(s2[i] + m2[i]) == top[i] else np.int16(3)
+        later = np.int16(1) if np.int16(s1[i] + m1[i]) == top[i] else later
+        choice[i] = np.int16(0) if np.int16(s0[i] + m0[i]) == top[i] else later
+
+
+@_compiled
+def _pack(packed: Bytes, c0: Shorts, c1: Shorts, c2: Shorts, c3: Shorts) -> None:
+    """Four choices to a byte, the first in the lowest bits."""
+    for i in range(len(packed)):
+        packed[i] = np.uint8(c0[i] | np.int16(c1[i] << 2) | np.int16(c2[i] << 4) | np.int16(c3[i] << 6))
+
+
+@_compiled
+def _stage(
+    row: Shorts, old: Shorts, new: Shorts, decisions: Bytes, below: int, by_symbol: int, by_top: int, choices: Shorts
+) -> None:
+    """One stage: new int16 [2^L] from old, decisions uint8 [2^L / 4].
+
+    row      int16 [2 M], the stage's scores twice, so that a run of labels need not wrap around
+    below    states that differ only below the stage's digit
+    choices  int16 [4, M], scratch
+    """
+    labels, groups = len(row) // 2, len(old) // 4
+    mask = labels - 1
+    run = min(below, labels)
+    c0, c1, c2, c3 = choices[0, :run], choices[1, :run], choices[2, :run], choices[3, :run]
+    for group in range(0, groups, run):  # states without the digit
+        base = group // below * below * 4 + group % below
+        label = (group & mask) + by_top * (group // labels)
+        p0, p1 = label & mask, (label + by_symbol) & mask  # labels of u - w = 0, 1, 2, 3 modulo 4
+        p2, p3 = (label + 2 * by_symbol) & mask, (label + 3 * by_symbol) & mask
+        s0, s1, s2, s3 = row[p0 : p0 + run], row[p1 : p1 + run], row[p2 : p2 + run], row[p3 : p3 + run]
+        q0, q1, q2, q3 = base, base + below, base + 2 * below, base + 3 * below  # states of the four digits
+        m0, m1, m2, m3 = old[q0 : q0 + run], old[q1 : q1 + run], old[q2 : q2 + run], old[q3 : q3 + run]
+        t0, t1, t2, t3 = new[q0 : q0 + run], new[q1 : q1 + run], new[q2 : q2 + run], new[q3 : q3 + run]
+        _tops(t0, s0, m0, s3, m1, s2, m2, s1, m3)
+        _tops(t1, s1, m0, s0, m1, s3, m2, s2, m3)
+        _tops(t2, s2, m0, s1, m1, s0, m2, s3, m3)
+        _tops(t3, s3, m0, s2, m1, s1, m2, s0, m3)
+        _choices(c0, t0, s0, m0, s3, m1, s2, m2)
+        _choices(c1, t1, s1, m0, s0, m1, s3, m2)
+        _choices(c2, t2, s2, m0, s1, m1, s0, m2)
+        _choices(c3, t3, s3, m0, s2, m1, s1, m2)
+        _pack(decisions[group : group + run], c0, c1, c2, c3)
+
+
+@_compiled
+def _forward(
+    scores: Shorts, length: int, flush: int, by_symbol: int, by_top: int, decisions: Bytes, total: Integers
+) -> int:
+    """Run through all stages: fills decisions uint8 [stages, 2^L / 4], total[0] = the best sum.
+
+    A byte holds, for four states that differ in the stage's digit only, the oldest symbols they chose.  Returns the
+    best final state as the last stage sees the ring.
     """
     stages, labels = scores.shape
-    states, symbols, digits, groups = 1 << length, 1 << k, length // k, 1 << length - k
-    second, per_byte = digits - digits // 2, 8 // k
-    doubled = np.empty(2 * labels, np.int16)  # a row of scores twice, so that a run of labels need not wrap around
-    choice = np.empty(labels, np.int16)
+    states, digits = 1 << length, length // 2
+    second = digits - digits // 2
+    row, choices = np.empty(2 * labels, np.int16), np.empty((4, labels), np.int16)
     old, new = np.full(states, UNREACHED, np.int16), np.empty(states, np.int16)
     old[0] = 0
     total[0] = 0
     for j in range(stages):
         digit = j % digits
-        doubled[:labels] = scores[j]
-        doubled[labels:] = scores[j]
+        row[:labels] = scores[j]
+        row[labels:] = scores[j]
         if digit == 0 and j:
             best = old.max()
             total[0] += best
             for i in range(states):
                 old[i] -= best
         if (digit == 0 or digit == second) and j and digits > 1:
-            half = 1 << k * (digits // 2)
+            half = 1 << 2 * (digits // 2)
             _transpose(old, new, half if digit == 0 else states // half)
             old, new = new, old
-        below = 1 << (length - k * ((digit if digit < second else digit - second) + 1))
-        run = min(below, labels)
-        for group in range(0, groups, run):
-            base = group // below * below * symbols + group % below
-            label = group % labels + by_top * (group // labels)
-            for u in range(symbols):
-                top = new[base + u * below : base + u * below + run]
-                for w in range(0, symbols, 2):  # two predecessors in one pass over memory
-                    row0, row1 = (label + by_symbol * (u - w)) % labels, (label + by_symbol * (u - w - 1)) % labels
-                    scores0, scores1 = doubled[row0 : row0 + run], doubled[row1 : row1 + run]
-                    old0 = old[base + w * below : base + w * below + run]
-                    old1 = old[base + (w + 1) * below : base + (w + 1) * below + run]
-                    if w == 0:
-                        for i in range(run):
-                            top[i] = max(np.int16(scores0[i] + old0[i]), np.int16(scores1[i] + old1[i]))
-                    else:
-                        for i in range(run):
-                            pair = max(np.int16(scores0[i] + old0[i]), np.int16(scores1[i] + old1[i]))
-                            top[i] = max(top[i], pair)
-                for w in range(symbols - 2, -1, -2):  # downwards: the lowest of equal ones stays
-                    row0, row1 = (label + by_symbol * (u - w)) % labels, (label + by_symbol * (u - w - 1)) % labels
-                    scores0 = doubled[row0 : row0 + run]
-                    old0 = old[base + w * below : base + w * below + run]
-                    even, odd = np.int16(w), np.int16(w + 1)
-                    if w == symbols - 2:
-                        for i in range(run):
-                            choice[i] = even if np.int16(scores0[i] + old0[i]) == top[i] else odd
-                    else:
-                        scores1 = doubled[row1 : row1 + run]
-                        old1 = old[base + (w + 1) * below : base + (w + 1) * below + run]
-                        for i in range(run):
-                            later = odd if np.int16(scores1[i] + old1[i]) == top[i] else choice[i]
-                            choice[i] = even if np.int16(scores0[i] + old0[i]) == top[i] else later
-                plane, scale = u // per_byte, np.int16(1 << k * (u % per_byte))
-                chosen = decisions[j, plane * groups + group : plane * groups + group + run]
-                if scale == 1:
-                    for i in range(run):
-                        chosen[i] = np.uint8(choice[i])
-                else:
-                    for i in range(run):
-                        chosen[i] |= np.uint8(np.int16(choice[i] * scale))
-                if u and j >= stages - flush:
-                    top[:] = UNREACHED
+        below = 1 << (length - 2 * ((digit if digit < second else digit - second) + 1))
+        _stage(row, old, new, decisions[j], below, by_symbol, by_top, choices)
+        if j >= stages - flush:
+            for base in range(0, states, 4 * below):
+                new[base + below : base + 4 * below] = UNREACHED
         old, new = new, old
     final = 0
     for state in range(states):
@@ -162,20 +187,18 @@ def _forward(
 
 
 @_compiled
-def _trace_back(length: int, k: int, decisions: Bytes, state: int, path: Bytes) -> None:
+def _trace_back(length: int, decisions: Bytes, state: int, path: Bytes) -> None:
     """Write the symbols of the path that ends in `state`, uint8 [stages]."""
-    digits, groups, mask, per_byte = length // k, 1 << length - k, (1 << k) - 1, 8 // k
-    low = digits // 2 * k  # bits of the ring's second half
-    second = digits - digits // 2
+    digits = length // 2
+    low, second = digits // 2 * 2, digits - digits // 2  # bits of the ring's second half, and its first digit
     for j in range(len(path) - 1, -1, -1):
         digit = j % digits
-        shift = length - k * ((digit if digit < second else digit - second) + 1)
-        symbol = state >> shift & mask
+        shift = length - 2 * ((digit if digit < second else digit - second) + 1)
+        symbol = state >> shift & 3
         path[j] = symbol
-        below, above = state & (1 << shift) - 1, state >> shift + k
-        group = above << shift | below
-        oldest = decisions[j, symbol // per_byte * groups + group] >> k * (symbol % per_byte) & mask
-        state = above << shift + k | int(oldest) << shift | below
+        below, above = state & (1 << shift) - 1, state >> shift + 2
+        oldest = decisions[j, above << shift | below] >> 2 * symbol & 3
+        state = above << shift + 2 | int(oldest) << shift | below
         if digits > 1 and (digit == 0 or digit == second):  # back to how the previous stage saw it
             right = low if digit == 0 else length - low
             state = (state & (1 << right) - 1) << length - right | state >> right
