@@ -288,7 +288,7 @@ def tables_of_files(
     images = list(dict.fromkeys(image for one in curves for image in one.curves))
     curves = [one.of(images) for one in curves]
     points, means = read_published(published, sets[0], images)
-    known = [one.codec for one in (*curves, *points, *means)]
+    known = [*(one.codec for one in [*curves, *points]), *(curve.codec for curve in means)]
     for anchor in anchors:
         if anchor not in known:
             raise CodecError(f"--anchors {anchor}: no such curve among {', '.join(known)}")

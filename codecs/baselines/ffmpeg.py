@@ -68,7 +68,8 @@ class FFmpegCodec(NativeCodec):
         size = int.from_bytes(data[:2], "little"), int.from_bytes(data[2:4], "little")
         raw = ["-frames:v", "1", "-f", "rawvideo", "-pix_fmt", self._samples()]
         planes = self._run(["-f", self.bitstream, "-i", "pipe:0", *raw], data[4:])
-        coded = tuple(side + -side % _multiple(*size) for side in size)
+        multiple = _multiple(*size)
+        coded = (size[0] + -size[0] % multiple, size[1] + -size[1] % multiple)
         if not all(size) or len(planes) != coded[0] * coded[1] * (3 if self.halved else 6):
             raise CodecError(f"not a {self.name} file, or a damaged one (wrong picture size)")
         return crop(from_yuv(planes, coded, self.halved), size).contiguous()

@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
@@ -23,7 +23,9 @@ from .errors import run
 
 def parser() -> ArgumentParser:
     """The command line."""
-    p = ArgumentParser(prog="evaluate", description="Measure codecs on a data set, or plot results.")
+    p = ArgumentParser(
+        prog="evaluate", exit_on_error=False, description="Measure codecs on a data set, or tabulate or plot results."
+    )
     p.add_argument("--codecs", nargs="+", default=[],
                    help="NAME or NAME:OPTION=VALUE,...: model=FOLDER, options of the codec or of loading the model")
     p.add_argument("--data", default="kodak", help="kodak, imagenet64 or any folder of photos")
@@ -61,7 +63,11 @@ def title(path: str, name: str) -> str:
 def main(args: list[str] | None = None) -> int:
     """Evaluate or plot; returns the exit status."""
     words = sys.argv[1:] if args is None else args
-    a = parser().parse_args(words)
+    try:
+        a = parser().parse_args(words)
+    except ArgumentError as error:  # one line, without the usage of thirty options
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
     command = shlex.join(["python", "evaluate.py", *words])
     bd_range = tuple(a.bd_range) if a.bd_range else None
 

@@ -119,6 +119,9 @@ async def check_curves(page: Any) -> None:
     await page.js("anchor.value = 'webp'; anchor.dispatchEvent(new Event('change'))")
     assert await page.js(row % "webp") == "anchor"
     assert await page.js("document.querySelectorAll('#lossless tbody tr').length") == 3
+    names = "[...document.querySelectorAll('#%s tbody tr')].map((r) => r.cells[0].textContent)"
+    assert "Old (published)" in await page.js(names % "means")  # a mean curve stands only among mean curves
+    assert "Old (published)" not in await page.js(names % "summary")
 
 
 async def check_sliders(page: Any) -> None:
