@@ -64,7 +64,8 @@ class CommandLine(argparse.ArgumentParser):
         words = [_dashes(word) for word in (sys.argv[1:] if args is None else args)]
         given, unknown = self.parse_known_intermixed_args(words, namespace)
         if unknown:
-            raise UsageError(f"there is no option {unknown[0]}; --help lists them")
+            what = "there is no option" if unknown[0].startswith("-") else "no option takes the word"
+            raise UsageError(f"{what} {unknown[0]}; --help lists them")
         values = {name: value for name, value in vars(given).items() if value is not None}
         if values.get("config"):
             values = self._configuration(Path(values["config"])) | values

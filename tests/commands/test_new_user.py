@@ -132,6 +132,7 @@ WRONG = [
     (["decompress.py", "wrong.yaml", "--format", "heic"], "--format must be one of png, webp, bmp, tiff"),
     (["decompress.py", "wrong.yaml", "--segments", "few"], "--segments takes a whole number, not 'few'"),
     (["calibrate.py", "--data", "photos"], "--model must name what to calibrate"),
+    (["calibrate.py", "--pyramid", "true"], "no option takes the word true"),
     (["calibrate.py", "--model", "diffc-pixel"], "--data must name a folder of photos"),
 ]
 
