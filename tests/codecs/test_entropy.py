@@ -91,9 +91,18 @@ def test_stack_is_undone_in_the_opposite_order(values: list[tuple[int, float, fl
     assert np.array_equal(receiver.bottom(), words)
 
 
-def test_empty_stack_is_noticed() -> None:
+def test_stack_gives_back_what_was_drawn_from_it() -> None:
+    words = np.random.default_rng(0).integers(0, 2**32, 500, dtype=np.uint32)
+    stack = BitStack(words)
+    means, stds = np.linspace(-0.5, 0.5, 1000), np.full(1000, 3.0)
+    drawn = stack.pop(means, stds, -25, 25)
+    assert abs((drawn - means).std() - 3.0) < 0.3
+    stack.push(drawn, means, stds, -25, 25)
+    assert np.array_equal(stack.bottom(), words)
     with pytest.raises(StackEmpty):
-        BitStack(np.zeros(2, np.uint32)).pop(np.zeros(1000), np.ones(1000), -9, 9)
+        BitStack(words[:20]).pop(means, stds, -25, 25)
+    with pytest.raises(CodecError, match="outside"):
+        stack.push(np.array([26]), means[:1], stds[:1], -25, 25)
 
 
 def test_rate_is_the_cross_entropy() -> None:
