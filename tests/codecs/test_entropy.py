@@ -4,12 +4,16 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from diffpress.codecs import CodecError
 from diffpress.codecs.entropy import (
+    BitStack,
     GaussianDecoder,
     SegmentDecoder,
     SegmentEncoder,
+    StackEmpty,
     Table,
     encode_gaussians,
     integer_weights,
@@ -23,24 +27,82 @@ def gaussian_table(number: int) -> Table:
     return Table(-15, integer_weights(np.concatenate([[1e-4], mass / mass.sum()])))
 
 
-def test_any_prefix_of_segments_decodes() -> None:
+symbols_and_tables = st.lists(st.tuples(st.integers(-(2**23), 2**23) | st.integers(-20, 20), st.integers(0, 5)))
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.lists(symbols_and_tables, min_size=1, max_size=4))
+def test_any_prefix_of_segments_decodes(segments: list[list[tuple[int, int]]]) -> None:
+    """Symbols in the tables' range, -15 .. 15, and any others, which take the escape; segments without any, too."""
+    encoder = SegmentEncoder()
+    parts = [np.array(segment, np.int64).reshape(-1, 2).T for segment in segments]
+    for symbols, index in parts:
+        encoder.encode(symbols, index, gaussian_table)
+        encoder.end_segment()
+    written = encoder.segments()
+    assert len(written) == len(segments)
+    for sent in range(1, len(segments) + 1):
+        decoder = SegmentDecoder(written[:sent])
+        for symbols, index in parts[:sent]:
+            assert np.array_equal(decoder.decode(index, gaussian_table), symbols)
+
+
+def test_prefixes_of_long_segments_decode() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         encoder, parts = SegmentEncoder(), []
         for _ in range(4):
-            count = int(rng.integers(0, 300))
-            index = rng.integers(0, 40, count)
-            symbols = np.rint(rng.normal(0, 1 + index / 50)).astype(int)
-            symbols[rng.random(count) < 0.02] *= 40  # outliers take the escape
-            encoder.encode(symbols, index, gaussian_table)
+            index = rng.integers(0, 40, int(rng.integers(0, 300)))
+            parts.append((np.rint(rng.normal(0, 1 + index / 50)).astype(int), index))
+            encoder.encode(*parts[-1], gaussian_table)
             encoder.end_segment()
-            parts.append((symbols, index))
         segments = encoder.segments()
-        assert len(segments) == 4
         for sent in range(1, 5):
             decoder = SegmentDecoder(segments[:sent])
             for symbols, index in parts[:sent]:
                 assert np.array_equal(decoder.decode(index, gaussian_table), symbols)
+
+
+gaussian = st.tuples(st.integers(-300, 300), st.floats(-1e6, 1e6), st.floats(2**-8, 1e6))
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.lists(gaussian, max_size=40), st.integers(0, 40))
+def test_gaussians_code_any_integers_however_unlikely(values: list[tuple[int, float, float]], cut: int) -> None:
+    symbols, means, stds = (np.array([value[i] for value in values]) for i in range(3))
+    data = encode_gaussians(symbols.astype(np.int64), means, stds, -300, 300)
+    decoder = GaussianDecoder(data, -300, 300)
+    decoded = [decoder.decode(means[:cut], stds[:cut]), decoder.decode(means[cut:], stds[cut:])]
+    assert np.array_equal(np.concatenate(decoded), symbols)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.lists(gaussian, min_size=1, max_size=40), st.integers(0, 2**32 - 1))
+def test_stack_is_undone_in_the_opposite_order(values: list[tuple[int, float, float]], seed: int) -> None:
+    """A sender that pops latents and pushes symbols, and a receiver that pops the symbols and pushes the latents."""
+    words = np.random.default_rng(seed).integers(0, 2**32, 200, dtype=np.uint32)
+    symbols, means, stds = (np.array([value[i] for value in values]) for i in range(3))
+    sender = BitStack(words)
+    latents = sender.pop(means, stds, -300, 300)
+    sender.push(symbols.astype(np.int64), means, stds, -300, 300)
+    receiver = BitStack(sender.words(), sealed=False)
+    assert np.array_equal(receiver.pop(means, stds, -300, 300), symbols)
+    receiver.push(latents, means, stds, -300, 300)
+    assert np.array_equal(receiver.bottom(), words)
+
+
+def test_stack_gives_back_what_was_drawn_from_it() -> None:
+    words = np.random.default_rng(0).integers(0, 2**32, 500, dtype=np.uint32)
+    stack = BitStack(words)
+    means, stds = np.linspace(-0.5, 0.5, 1000), np.full(1000, 3.0)
+    drawn = stack.pop(means, stds, -25, 25)
+    assert abs((drawn - means).std() - 3.0) < 0.3
+    stack.push(drawn, means, stds, -25, 25)
+    assert np.array_equal(stack.bottom(), words)
+    with pytest.raises(StackEmpty):
+        BitStack(words[:20]).pop(means, stds, -25, 25)
+    with pytest.raises(CodecError, match="outside"):
+        stack.push(np.array([26]), means[:1], stds[:1], -25, 25)
 
 
 def test_rate_is_the_cross_entropy() -> None:

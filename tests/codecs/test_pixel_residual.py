@@ -49,7 +49,7 @@ def test_segment_is_the_old_one_with_a_checksum_in_front() -> None:
     assert encode_exact(image, estimate) == container.varint(len(body)) + body
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 8), st.floats(0, 300), st.integers(0, 2**32 - 1))
 def test_any_image_comes_back_from_any_estimate(height: int, width: int, pad: int, std: float, seed: int) -> None:
     rng = torch.Generator().manual_seed(seed)

@@ -15,8 +15,6 @@ from diffpress.codecs.base import ModelMismatch
 from diffpress.codecs.bitsback.codec import BitsBack
 from diffpress.codecs.bitsback.header import BitsBackParameters, best_tile
 from diffpress.codecs.bitsback.latents import DENSER, EVEN, BitsBackChain, choose_timesteps
-from diffpress.codecs.bitsback.side_information import SideInformation
-from diffpress.codecs.entropy import BitStack, StackEmpty
 from diffpress.data import read_image, save_image
 from diffpress.lightning_modules import load_model
 from diffpress.lightning_modules.priors.interface import Prior
@@ -68,43 +66,6 @@ def test_the_file_is_as_long_as_the_negative_elbo(codec: BitsBack) -> None:
     # what the rows above the tiles cost as WebP is not the model's doing
     tiles = codec.nelbo(image[:, rows:])
     assert abs(8 * (size - webp_bytes) / tiles - 1) < 0.02
-
-
-def test_side_information_describes_the_residuals() -> None:
-    """Channels with unit noise each and a common error of the denoiser: stds and gains are those of regression."""
-    rng = np.random.default_rng(0)
-    common = 2.0 * rng.standard_normal(20000)
-    side = SideInformation.fit([np.stack([common + rng.standard_normal(20000) for _ in range(3)])] * 3)
-    assert side.gains(1)[0] / 64 == pytest.approx(4 / 5, abs=0.03)  # covariance over variance
-    assert [gain / 64 for gain in side.gains(1)[1:]] == pytest.approx([4 / 9, 4 / 9], abs=0.03)
-    variances = [side.std(1, position) ** 2 for position in range(3)]
-    assert variances == pytest.approx([5, 5 - 16 / 5, 5 - 2 * 16 / 9], rel=0.05)
-
-
-def test_side_information_is_interpolated_between_its_nodes() -> None:
-    """20 steps whose stds grow evenly in log scale, as well described by 8 of them as by all."""
-    rng = np.random.default_rng(0)
-    residuals = [2.0 ** (step / 8) * rng.standard_normal((3, 5000)) for step in range(20)]
-    few, every = SideInformation.fit(residuals), SideInformation.fit(residuals, 255)
-    assert (len(few.data), len(every.data)) == (6 * 8, 6 * 20)
-    for step in range(20):
-        assert few.std(step, 0) == pytest.approx(2.0 ** (step / 8), rel=0.05)
-        assert every.std(step, 0) == pytest.approx(2.0 ** (step / 8), rel=0.05)
-        assert max(map(abs, few.gains(step))) < 5
-
-
-def test_stack_gives_back_what_was_drawn_from_it() -> None:
-    words = np.random.default_rng(0).integers(0, 2**32, 500, dtype=np.uint32)
-    stack = BitStack(words)
-    means, stds = np.linspace(-0.5, 0.5, 1000), np.full(1000, 3.0)
-    drawn = stack.pop(means, stds, -25, 25)
-    assert abs((drawn - means).std() - 3.0) < 0.3
-    stack.push(drawn, means, stds, -25, 25)
-    assert np.array_equal(stack.bottom(), words)
-    with pytest.raises(StackEmpty):
-        BitStack(words[:20]).pop(means, stds, -25, 25)
-    with pytest.raises(CodecError, match="outside"):
-        stack.push(np.array([26]), means[:1], stds[:1], -25, 25)
 
 
 def test_timesteps_come_closer_together_the_cleaner_they_are(prior: Prior) -> None:
