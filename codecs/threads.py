@@ -44,9 +44,6 @@ def reproducible(device: torch.device = CPU) -> Iterator[int]:
         torch.set_float32_matmul_precision(precision)
 
 
-unsplit_operations = reproducible  # the name that codecs/diffc still uses
-
-
 def side_by_side(
     evaluate: Callable[[Item], Result], items: Iterable[Item], device: torch.device, workers: int
 ) -> list[Result]:

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from .. import resource
+from diffpress import resource
+
 from .identity import ModelError, read_json
 from .priors.components import HUB_ID, resolve_hub_id
 from .priors.latent import as_dtype

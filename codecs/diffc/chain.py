@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from torch import Tensor
 from ...kernels import get_backend
 from ...lightning_modules.diffusion.gaussian import posterior
 from ...lightning_modules.priors.interface import Prior
-from ..base import CodecError
 from ..reverse_channel.interface import Vector
 from .header import Conditioning, HeaderParams
 from .schedule import Schedule, snr_gain
@@ -30,15 +29,6 @@ START_KEY = 1 << 40  # key of the noise that the chain starts from
 GROUP_KEY = 1 << 16  # group j of step i uses key i + j * GROUP_KEY
 
 Shape = tuple[int, int, int]
-
-
-@runtime_checkable
-class TextPrior(Protocol):
-    """A prior that reads prompts: its `denoise` then takes a list with one condition per image as third argument."""
-
-    def condition(self, prompt: str = "", guidance: float = 1.0) -> Any:
-        """What `denoise` takes for this prompt under classifier-free guidance of that scale."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,21 +94,13 @@ class SharedChain:
 
     def __init__(self, prior: Prior, schedules: list[Schedule]) -> None:
         self.prior, self.schedules = prior, schedules
-        self.backend = get_backend("cpu" if prior.device.type == "cpu" else None)
+        self.backend = get_backend(device=prior.device)
 
     def start(self, size: tuple[int, int], conditioning: Conditioning) -> State:
         """Pure noise that both sides draw alike, for an image of (H, W) = `size`."""
         shape = self.prior.shape(size)
-        condition = self.condition(conditioning.prompt, conditioning.guidance)
+        condition = self.prior.condition(conditioning.prompt, conditioning.guidance)
         return State(self.noise(START_KEY, math.prod(shape)).view(1, *shape), self.prior.num_levels, condition)
-
-    def condition(self, prompt: str, guidance: float) -> Any:
-        """What the prior makes of a prompt; None for a prior that reads none.  Raises CodecError."""
-        if isinstance(self.prior, TextPrior):
-            return self.prior.condition(prompt, guidance)
-        if prompt or guidance != 1:
-            raise CodecError("this model knows no prompts, so neither --prompt nor --guidance applies")
-        return None
 
     def guided(self, state: State, conditioning: Conditioning, scale: float | None) -> State:
         """The state as the final reconstruction sees it: guided by `scale`, else as `conditioning` says."""
@@ -126,7 +108,7 @@ class SharedChain:
         last = next(choice for choice in choices if choice is not None)
         if last == conditioning.guidance:
             return state
-        return replace(state, condition=self.condition(conditioning.prompt, last))
+        return replace(state, condition=self.prior.condition(conditioning.prompt, last))
 
     def noise(self, key: int, dimensions: int) -> Tensor:
         """Standard normals [dimensions] that every machine draws alike."""
@@ -178,7 +160,7 @@ class SharedChain:
         if first.condition is None:
             return self.prior.denoise(z, first.timestep).split(1)
         conditions = [state.condition for state in states]
-        return self.prior.denoise(z, first.timestep, conditions).split(1)  # type: ignore[call-arg]
+        return self.prior.denoise(z, first.timestep, conditions).split(1)
 
     def advance(self, state: State, x_hat: Tensor, target: int, sample: Tensor) -> State:
         """The state at timestep `target`.

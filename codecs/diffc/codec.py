@@ -25,7 +25,7 @@ from ...lightning_modules.priors.interface import Prior
 from .. import container
 from ..base import CodecError, Header, IdealPoint, Stream, check_image, check_model
 from ..pixel_residual import decode_exact, exact_size
-from ..threads import unsplit_operations
+from ..threads import reproducible
 from .chain import SharedChain
 from .decoder import parse_segment, receive_step
 from .encoder import ImageEncoder, Progress, Request, encode_together
@@ -123,7 +123,7 @@ class DiffC:
         """How a file of that preset is reconstructed: as asked for, else as suits the prior, fast files in one step."""
         if self.reconstruction:
             return self.reconstruction
-        how = getattr(self.prior, "reconstruction", "mse")
+        how = self.prior.reconstruction
         return "mse" if how == "ensemble" and self.schedules[preset].name == FAST else how
 
     # ---- encoding ------------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ class DiffC:
 
     def _reproducible(self, needed: bool) -> AbstractContextManager[Any]:
         """For a lossless segment both sides need the same estimates to the last bit."""
-        return unsplit_operations() if needed else nullcontext()
+        return reproducible(self.prior.device) if needed else nullcontext()
 
     # ---- what the container and the evaluation ask ---------------------------------------------------------------
 

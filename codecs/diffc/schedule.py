@@ -15,16 +15,15 @@ How a calibration is made is in calibrate.py; this file only reads it.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffpress import resource
 
-from ...lightning_modules.identity import ModelError, read_json
+from ...lightning_modules.identity import ModelError, read_json, with_schedules
 from ...lightning_modules.priors.interface import Prior
 
 
@@ -64,26 +63,7 @@ def snr_gain(log_snr_s: float, log_snr_t: float) -> float:
 
 def schedule_identity(fingerprint: bytes, schedules: Sequence[Schedule]) -> bytes:
     """The 4-byte fingerprint of a model that is used with other presets than those beside it."""
-    return hashlib.sha256(fingerprint + identity_text(schedules).encode()).digest()[:4]
-
-
-def identity_text(schedules: Sequence[Schedule]) -> str:
-    """The presets as text, part of the file format: a file is tied to it through `schedule_identity`.
-
-    The words of the text are fixed, whatever the fields are called here.  Numbers stand as Python writes them: the
-    shortest decimal that gives the same float64.
-    """
-    presets = ", ".join(
-        f"Schedule(name={one.name!r}, levels={_tuple(one.timesteps)}, mse={_tuple(one.mse)})" for one in schedules
-    )
-    tables = [_tuple(map(_tuple, one.subband_mse), str) for one in schedules if one.subband_mse is not None]
-    return f"[{presets}]" + (f"[{', '.join(tables)}]" if tables else "")
-
-
-def _tuple(values: Iterable[Any], text: Callable[[Any], str] = repr) -> str:
-    """(a, b, c), and (a,) for one alone."""
-    words = [text(value) for value in values]
-    return f"({', '.join(words)}{',' if len(words) == 1 else ''})"
+    return with_schedules(fingerprint, [(one.name, one.timesteps, one.mse, one.subband_mse) for one in schedules])
 
 
 def find_schedules(prior: Prior, name: str | None = None) -> tuple[list[Schedule], bool]:
@@ -94,7 +74,7 @@ def find_schedules(prior: Prior, name: str | None = None) -> tuple[list[Schedule
     """
     if name is None and (prior.folder / "calibration.json").is_file():
         return load_schedules(prior.folder), True
-    shipped = name or getattr(prior, "schedule", None)
+    shipped = name or prior.schedule
     if shipped is None:
         return load_schedules(prior.folder), True  # which says what is missing
     path = Path(shipped)

@@ -58,7 +58,6 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _export(words: list[str]) -> int:
-    from ..lightning_modules.training.export import export
 
     parser = ArgumentParser("train.py export", description="Turn a checkpoint of train.py fit into a model folder.")
     parser.error = _refuse  # type: ignore[method-assign]

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...lightning_modules.diffusion.psnr import psnr as batch_psnr
+
 ExtraMetric = Callable[[Tensor, Tensor], float | None]  # of (decoded, original); None where it is undefined
 MAX_PSNR = 100.0  # dB that an exact copy counts as in averages, where infinity would hide every other image
 _WINDOW, _SIGMA = 11, 1.5
@@ -49,8 +51,7 @@ def score(
 def psnr(image: Tensor, original: Tensor) -> float:
     """PSNR in dB over all samples of two uint8 [3, H, W] images; infinite when they are equal."""
     _check(image, original)
-    mse = float((image.double() - original.double()).square().mean())
-    return math.inf if mse == 0 else 10 * math.log10(255.0**2 / mse)
+    return float(batch_psnr(image[None], original[None]))
 
 
 def ssim_scores(image: Tensor, original: Tensor) -> tuple[float | None, float | None]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 import torch
 
-from diffpress.codecs.threads import reproducible, side_by_side, unsplit_operations
+from diffpress.codecs.threads import reproducible, side_by_side
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -40,12 +40,6 @@ def test_settings_hold_inside_and_are_restored_after_an_error(device: torch.devi
     assert torch.get_num_threads() == 2
     assert torch.get_float32_matmul_precision() == "high"
     assert (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32) == before
-
-
-def test_old_name_works_without_a_device() -> None:
-    with unsplit_operations() as workers:
-        assert workers == 2
-        assert torch.get_num_threads() == 1
 
 
 @pytest.mark.parametrize("workers", [1, 3])

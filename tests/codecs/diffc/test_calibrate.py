@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,11 +33,12 @@ from diffpress.commands.calibrate import main
 from diffpress.data import save_image
 from diffpress.lightning_modules import load_model
 from diffpress.lightning_modules.diffusion.gaussian import alpha_sigma
+from diffpress.lightning_modules.priors.interface import Prior
 
 SPREADS = torch.tensor([0.1, 0.6, 2.0])  # of the three channels
 
 
-class GaussianPrior:
+class GaussianPrior(Prior):
     """Gaussian data with its exact denoiser; an image only says which data to draw.
 
     Were all spreads equal, one step from noise to the end would cost no more than many: its variance fits exactly.
@@ -53,11 +56,11 @@ class GaussianPrior:
     def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         return 3, 64, 64
 
-    def log_snr(self, step: int) -> float:
-        return 6.0 - 12.0 * step / self.num_levels
+    def log_snr(self, timestep: int) -> float:
+        return 6.0 - 12.0 * timestep / self.num_levels
 
-    def denoise(self, z: Tensor, step: int) -> Tensor:
-        alpha, sigma = (float(part) for part in alpha_sigma(self.log_snr(step)))
+    def denoise(self, z: Tensor, timestep: int, conditions: Sequence[Any] | None = None) -> Tensor:
+        alpha, sigma = (float(part) for part in alpha_sigma(self.log_snr(timestep)))
         power = SPREADS.view(1, 3, 1, 1) ** 2
         return power * alpha / (power * alpha**2 + sigma**2) * z
 

@@ -6,24 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from diffpress.codecs.diffc.schedule import Schedule, find_schedules, identity_text, schedule_identity
+from diffpress.codecs.diffc.schedule import Schedule, find_schedules, schedule_identity
 from diffpress.lightning_modules import ModelError, load_model
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
-ONE = Schedule("default", (600, 500), (0.1, 0.2))
-SHORT = Schedule("it's", (7,), (1e-05,), ((1.0, 0.25),))
-
-
-@pytest.mark.parametrize(("schedules", "text"), [
-    ([ONE], "[Schedule(name='default', levels=(600, 500), mse=(0.1, 0.2))]"),
-    (
-        [ONE, SHORT],
-        "[Schedule(name='default', levels=(600, 500), mse=(0.1, 0.2)), "
-        "Schedule(name=\"it's\", levels=(7,), mse=(1e-05,))][((1.0, 0.25),)]",
-    ),
-])  # fmt: skip
-def test_identity_text(schedules: list[Schedule], text: str) -> None:
-    assert identity_text(schedules) == text
 
 
 def test_identity_of_a_golden_schedule() -> None:
