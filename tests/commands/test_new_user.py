@@ -124,6 +124,8 @@ WRONG = [
     (["compress.py", "photo.png", "--config", "wrong.yaml"], "wrong.yaml has 'bbp', which is no option"),
     (["compress.py", "photo.png", "--prompt", "x", "--captions", "c.txt"], "give one of --prompt, --captions"),
     (["compress.py", "photo.png", "--model", "absent"], "there is no model folder 'absent'"),
+    (["compress.py", "photo.png", "--device", "gpu"], "PyTorch finds no device 'gpu' here"),
+    (["compress.py", "photo.png", "--device", "cuda:99"], "PyTorch finds no device 'cuda:99' here"),
     (["compress.py", "photo.png", "photos", "-o", "wrong.yaml"], "wrong.yaml is a file, and this takes a folder"),
     (["compress.py", "empty"], "empty: no images in this folder"),
     (["decompress.py", "absent.dfc"], "absent.dfc: no such file"),
