@@ -133,6 +133,9 @@ WRONG = [
     (["decompress.py", "wrong.yaml"], "wrong.yaml: this is neither a diffpress file nor an image"),
     (["decompress.py", "wrong.yaml", "--format", "heic"], "--format must be one of png, webp, bmp, tiff"),
     (["decompress.py", "wrong.yaml", "--segments", "few"], "--segments takes a whole number, not 'few'"),
+    (["train.py", "fit"], "name a recipe with -c"),
+    (["train.py", "fit", "-c", "absent.yaml"], "absent.yaml"),
+    (["train.py", "export", "photo.png"], "folder"),
     (["calibrate.py", "--data", "photos"], "--model must name what to calibrate"),
     (["calibrate.py", "--pyramid", "true"], "no option takes the word true"),
     (["calibrate.py", "--model", "diffc-pixel"], "--data must name a folder of photos"),
@@ -144,15 +147,26 @@ def test_a_wrong_command_says_one_sentence(
     here: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     from diffpress.commands.calibrate import main as calibrate
+    from diffpress.commands.train import main as train
 
     (here / "empty").mkdir()
     (here / "wrong.yaml").write_text("bbp: 1\n")
-    command = {"compress.py": compress, "decompress.py": decompress, "calibrate.py": calibrate}[words[0]]
+    command = {"compress.py": compress, "decompress.py": decompress, "calibrate.py": calibrate, "train.py": train}[words[0]]
     assert command(words[1:]) == (1 if "neither" in message else 2)
     said = capsys.readouterr()
     assert message in said.err
     assert said.err.count("\n") == 1
     assert not said.out
+
+
+def test_train_says_what_it_can_do(capsys: pytest.CaptureFixture[str]) -> None:
+    from diffpress.commands.train import _CommandLine, main
+
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"\n  {name} " in said for name in (*_CommandLine.subcommands(), "export"))
+    assert main([]) == 2
+    assert all(line.startswith("python train.py ") for line in capsys.readouterr().err.splitlines())
 
 
 def test_a_command_without_files_shows_two_lines_that_work(here: Path) -> None:
