@@ -57,6 +57,8 @@ def main(args: ArgsType = None) -> int:
         return run(_nothing_asked)
     if isinstance(words, list) and words[:1] == ["export"]:
         return run(lambda: _export(words[1:]))
+    if isinstance(words, list) and words[0][:1] != "-" and words[0] not in LightningCLI.subcommands():
+        return run(lambda: _refuse(f"there is no sub-command {words[0]!r}"))
     # What a weight without gradient leaves in the optimizer decays into numbers so small that a CPU takes three times
     # as long for a step: 2.9 instead of 0.93 s after 1,900 steps of configs/uqdm/photo.yaml (Intel Xeon).
     torch.set_flush_denormal(True)

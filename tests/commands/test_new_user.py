@@ -133,6 +133,7 @@ WRONG = [
     (["decompress.py", "wrong.yaml"], "wrong.yaml: this is neither a diffpress file nor an image"),
     (["decompress.py", "wrong.yaml", "--format", "heic"], "--format must be one of png, webp, bmp, tiff"),
     (["decompress.py", "wrong.yaml", "--segments", "few"], "--segments takes a whole number, not 'few'"),
+    (["train.py", "bake"], "there is no sub-command 'bake'"),
     (["train.py", "fit"], "name a recipe with -c"),
     (["train.py", "fit", "-c", "absent.yaml"], "absent.yaml"),
     (["train.py", "export", "photo.png"], "folder"),
@@ -151,7 +152,8 @@ def test_a_wrong_command_says_one_sentence(
 
     (here / "empty").mkdir()
     (here / "wrong.yaml").write_text("bbp: 1\n")
-    command = {"compress.py": compress, "decompress.py": decompress, "calibrate.py": calibrate, "train.py": train}[words[0]]
+    mains = {"compress.py": compress, "decompress.py": decompress, "calibrate.py": calibrate, "train.py": train}
+    command = mains[words[0]]
     assert command(words[1:]) == (1 if "neither" in message else 2)
     said = capsys.readouterr()
     assert message in said.err
