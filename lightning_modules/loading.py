@@ -70,7 +70,11 @@ def load_model(folder: str | Path, device: str | torch.device | None = None, **o
     path = find_model(folder, options.get("variant"), local_files_only)
     if isinstance(options.get("dtype"), str):
         options["dtype"] = as_dtype(options["dtype"], torch.float32)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=place)
+    except (AssertionError, RuntimeError):  # unknown word, no driver, a number too high, PyTorch built without CUDA
+        raise ModelError(f"PyTorch finds no device {str(device)!r} here; leave the device out, or take cpu") from None
     try:
         return _load_folder(path, place, options, local_files_only)
     except TypeError as error:

@@ -59,7 +59,7 @@ class BitsBack:
 
         lossless  there is no other mode
         bpp       refused: the rate is the model's
-        segments  None or 1
+        segments  only 1: such a file has one segment
         progress  called with (tiles done, tiles in all)
         Raises CodecError.
         """
@@ -91,7 +91,7 @@ class BitsBack:
     def decode(self, stream: Stream, *, segments: int | None = None, progress: Progress | None = None) -> Tensor:
         """uint8 [3, H, W]; raises CodecError: another model's stream, damage, another machine's arithmetic, ...
 
-        segments  None or 1
+        segments  only 1: such a file has one segment
         progress  called with (tiles done, tiles in all)
         """
         header = stream.header

@@ -140,12 +140,13 @@ class DiffC:
     ) -> Stream:
         """The stream of uint8 `image` [3, H, W].
 
-        bpp       stop at this many bits per pixel of the whole file
+        bpp       stop at this many bits per pixel of the whole file; None: all steps of the preset are sent, unless
+                  segments says fewer
         segments  stop after this many steps
         lossless  send steps as long as they pay and one more segment that restores every pixel
         prompt    what the image shows, for priors that read text; it becomes part of the file
         progress  called with (steps done, steps at most)
-        With none of the first three, every step of the preset is sent.  Raises CodecError.
+        Raises CodecError.
         """
         with self._reproducible(lossless):
             encoder = self._encoder(image, bpp, segments, lossless, prompt, progress)

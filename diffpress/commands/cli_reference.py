@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from . import calibrate, compress, decompress
+from . import calibrate, compress, decompress, evaluate
 from .command_line import CommandLine
 
 INTRODUCTION = """# Command lines
 
-Every option of `compress.py`, `decompress.py` and `calibrate.py`, written from the code by
+Every option of `compress.py`, `decompress.py`, `calibrate.py` and `evaluate.py`, written from the code by
 `python -m diffpress.commands.cli_reference`; change the code, not this page.
+`train.py` has those of its configuration: `python train.py fit -c configs/denoiser/pixel.yaml --print_config`.
 
 - An option may also stand in a YAML file given with `--config`, as `option: value`. Options on the command line
   override the file, wherever `--config` stands.
@@ -37,7 +38,8 @@ def _cell(text: str) -> str:
 
 def reference() -> str:
     """The whole page."""
-    return "\n".join([INTRODUCTION, *(section(module.parser()) for module in (compress, decompress, calibrate))])
+    modules = (compress, decompress, calibrate, evaluate)
+    return "\n".join([INTRODUCTION, *(section(module.parser()) for module in modules)])
 
 
 if __name__ == "__main__":

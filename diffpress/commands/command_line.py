@@ -54,7 +54,8 @@ class CommandLine(argparse.ArgumentParser):
             if option.kind == "bool":
                 group.add_argument(*names, action="store_const", const=True, **how)
             else:
-                group.add_argument(*names, metavar=option.name.rpartition("_")[2].upper(), **how)
+                metavar = option.name.rpartition("_")[2].upper()
+                group.add_argument(*names, metavar=metavar, nargs=option.words, **how)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """The namespace of all options; the file that --config names gives those that the words do not.

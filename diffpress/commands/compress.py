@@ -23,7 +23,7 @@ PROMPTS = [
 def parser() -> CommandLine:
     """The command line; every option may also stand in a YAML file given with --config."""
     p = CommandLine("compress.py", "Compress images: files, folders or glob patterns.", [
-        "compress.py photo.jpg                          # writes photo.dfc beside it",
+        "compress.py photo.jpg --bpp 0.5                # writes photo.dfc beside it",
         "compress.py photos -o files --bpp 0.25         # a folder in, a folder out",
         "compress.py --codec uqdm --lossless photo.png  # every pixel comes back",
     ])  # fmt: skip

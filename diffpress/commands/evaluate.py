@@ -6,11 +6,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
-from ..codecs import CodecError
 from ..data import load_data
 from ..evaluation.compare import evaluate, tables_of_files
 from ..evaluation.metrics.learned import load_metrics
@@ -18,39 +16,50 @@ from ..evaluation.points import parse_specs
 from ..evaluation.report.page import write_report
 from ..evaluation.report.plots import plot_files
 from ..evaluation.tables import RATES, summary_text
-from .errors import run
+from .command_line import CommandLine
+from .errors import NothingAsked, UsageError, run
+from .option import Option
 
 
-def parser() -> ArgumentParser:
-    """The command line."""
-    p = ArgumentParser(
-        prog="evaluate", exit_on_error=False, description="Measure codecs on a data set, or tabulate or plot results."
-    )
-    p.add_argument("--codecs", nargs="+", default=[],
-                   help="NAME or NAME:OPTION=VALUE,...: model=FOLDER, options of the codec or of loading the model")
-    p.add_argument("--data", default="kodak", help="kodak, imagenet64 or any folder of photos")
-    p.add_argument("--data-dir", default="datasets", help="where kodak/ and imagenet64/ are")
-    p.add_argument("--points", nargs="+", default=[], help="rate points, e.g. webp:10,50,90 diffc:0.1,0.25,lossless")
-    p.add_argument("--anchors", nargs="+", default=[], help="codecs BD-rates refer to (default: jpeg, or the first)")
-    p.add_argument("--rates", nargs="+", type=float, default=list(RATES), help="bits per pixel of the tables' columns")
-    p.add_argument("--bd-range", nargs=2, type=float, help="BD-rates only between these bits per pixel")
-    p.add_argument("--published", nargs="+", type=Path, default=[],
-                   help="files or folders of others' figures on this data: mean curves (.json, .yml), points of each "
-                        "image (.tsv, as Cool-chic publishes)")
-    p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where models run")
-    p.add_argument("--devices", type=int, default=1, help="processes, each with its device")
-    p.add_argument("--num-nodes", type=int, default=1, help="machines")
-    p.add_argument("--limit", type=int | None, help="only the first so many images")
-    p.add_argument("--pictures", type=int, default=2, help="images to show in the report")
-    p.add_argument("--hypothetical", action="store_true", help="also ideal coders, estimates, bounds; marked as such")
-    p.add_argument("--metrics", nargs="+", default=[], help="also lpips, dists, clip, qalign, fid, patch-fid")
-    p.add_argument("--tables", nargs="+", type=Path,
-                   help="only make -o FILE.md and FILE.json from such output folders, or their files in per-image/")
-    p.add_argument("--plot", nargs="+", type=Path, help="only plot these JSON files to -o FIGURE")
-    p.add_argument("--metric", default="psnr-rgb", help="metric of --plot")
-    p.add_argument("--max-bpp", type=float | None, help="end of the rate axis of --plot")
-    p.add_argument("-o", "--out", type=Path, required=True,
-                   help="output folder; for --tables, FILE.md; for --plot, the figure")
+def parser() -> CommandLine:
+    """The command line; every option may also stand in a YAML file given with --config."""
+    p = CommandLine("evaluate.py", "Measure codecs on photos, or make tables or a figure of such results.", [
+        "evaluate.py --codecs diffc:preset=fast webp jpeg --data photos -o results",
+        "evaluate.py --codecs diffc:model=my-prior --points diffc:0.1,0.25,lossless --data kodak -o results",
+        "evaluate.py --tables results -o table.md     # and table.json",
+        "evaluate.py --plot table.json -o figure.png",
+    ])  # fmt: skip
+    p.add_options("common options", [
+        Option("codecs", "str", [],
+               "NAME or NAME:OPTION=VALUE,...: model=FOLDER, options of the codec or of loading the model", words="+"),
+        Option("data", "str", "kodak", "kodak, imagenet64 or any folder of photos"),
+        Option("out", "Path", help="output folder; for --tables, FILE.md; for --plot, the figure"),
+        Option("points", "str", [], "rate points, e.g. webp:10,50,90 diffc:0.1,0.25,lossless; if not given: those "
+               "of each codec", words="+"),
+        Option("limit", "int", help="only the first so many images"),
+        Option("device", "str", "auto", "where models run: auto, cpu or cuda", ("auto", "cpu", "cuda")),
+        Option("data_dir", "str", "datasets", "where kodak/ and imagenet64/ are"),
+        Option("config", "Path", help="YAML file with any of these options; options on the command line override it"),
+    ], {"out": ("-o",)})  # fmt: skip
+    p.add_options("what is measured", [
+        Option("metrics", "str", [], "also lpips, dists, clip, qalign, fid, patch-fid", words="+"),
+        Option("hypothetical", "bool", False, "also ideal coders, estimates, bounds; marked as such"),
+        Option("devices", "int", 1, "processes, each with its device"),
+        Option("num_nodes", "int", 1, "machines"),
+    ])  # fmt: skip
+    p.add_options("tables and figures", [
+        Option("anchors", "str", [], "codecs that BD-rates refer to; if not given: jpeg, or the first", words="+"),
+        Option("rates", "float", list(RATES), "bits per pixel of the tables' columns", words="+"),
+        Option("bd_range", "float", help="BD-rates only between these two rates, in bits per pixel", words=2),
+        Option("published", "Path", [], "files or folders of others' figures on this data: mean curves (.json, .yml), "
+               "points of each image (.tsv, as Cool-chic publishes)", words="+"),
+        Option("pictures", "int", 2, "images to show in the report"),
+        Option("tables", "Path", [],
+               "only make -o FILE.md and FILE.json from such output folders, or their files in per-image/", words="+"),
+        Option("plot", "Path", [], "only plot these JSON files to -o FIGURE", words="+"),
+        Option("metric", "str", "psnr-rgb", "metric of --plot"),
+        Option("max_bpp", "float", help="end of the rate axis of --plot"),
+    ])  # fmt: skip
     return p
 
 
@@ -63,15 +72,19 @@ def title(path: str, name: str) -> str:
 def main(args: list[str] | None = None) -> int:
     """Evaluate or plot; returns the exit status."""
     words = sys.argv[1:] if args is None else args
-    try:
-        a = parser().parse_args(words)
-    except ArgumentError as error:  # one line, without the usage of thirty options
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
     command = shlex.join(["python", "evaluate.py", *words])
-    bd_range = tuple(a.bd_range) if a.bd_range else None
 
     def action() -> int:
+        p = parser()
+        a = p.parse_args(words)
+        for name, option in p.options.items():
+            if getattr(a, name) is None:
+                setattr(a, name, option.default)
+        bd_range = tuple(a.bd_range) if a.bd_range else None
+        if not (a.codecs or a.tables or a.plot):
+            raise NothingAsked("\n".join(f"python {example}" for example in p.examples[::2]))
+        if a.out is None:
+            raise UsageError("-o must name the output folder, or the file for --tables and --plot")
         if a.plot:
             plot_files(a.plot, a.out, a.metric, a.max_bpp)
             print(a.out)
@@ -79,10 +92,8 @@ def main(args: list[str] | None = None) -> int:
         if a.tables:
             print(tables_of_files(a.tables, a.published, a.out, command, a.rates, a.anchors, bd_range))
             return 0
-        if not a.codecs:
-            raise CodecError("name codecs with --codecs, or result files with --tables or --plot")
         if (a.limit is not None and a.limit < 1) or a.pictures < 0:
-            raise CodecError("--limit must be at least 1, --pictures at least 0")
+            raise UsageError("--limit must be at least 1, --pictures at least 0")
         specs = parse_specs(a.codecs, a.points)
         data = load_data(a.data, a.data_dir)
         data.name = title(a.data, data.name)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .errors import UsageError
 
@@ -20,6 +20,7 @@ class Option:
     default  of the parameter; None also where there is none
     help     its row of the docstring's table
     choices  of a Literal; empty: any value
+    words    how many words follow: None for one, "+" for one or more, or a number; more than one make a list
     """
 
     name: str
@@ -27,6 +28,7 @@ class Option:
     default: Any = None
     help: str = ""
     choices: tuple[str, ...] = ()
+    words: int | Literal["+"] | None = None
 
     @property
     def flag(self) -> str:
@@ -36,7 +38,9 @@ class Option:
     def description(self) -> str:
         """Help and default; what the docstring says of None, the command line says of an option left out."""
         text = re.sub(r"\bNone: ", "if not given: ", self.help)
-        return text if self.default in (None, False, True, "") else f"{text} (default: {shown(self.default)})".strip()
+        if self.default in (None, "", []) or isinstance(self.default, bool):
+            return text
+        return f"{text} (default: {shown(self.default)})".strip()
 
     def convert(self, value: Any) -> Any:
         """`value`, a word of the command line or a value of a YAML file, as the parameter takes it.
@@ -45,6 +49,8 @@ class Option:
         """
         wanted = {"int": "a whole number", "float": "a number", "number": "a number", "bool": "true or false",
                   "dict": "names with whole numbers, e.g. '{fast: 10}'"}  # fmt: skip
+        if self.words is not None:
+            return [replace(self, words=None).convert(word) for word in (value if isinstance(value, list) else [value])]
         try:
             if (self.kind == "bool") != isinstance(value, bool):
                 raise ValueError
@@ -66,6 +72,8 @@ def shown(default: Any) -> str:
     """A default as help prints it."""
     if isinstance(default, dict):
         return "{" + ", ".join(f"{name}: {value}" for name, value in default.items()) + "}"
+    if isinstance(default, list):
+        return " ".join(map(shown, default))
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 

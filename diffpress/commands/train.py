@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
+import textwrap
+from argparse import ArgumentError, ArgumentParser
 from pathlib import Path
 from typing import NoReturn
 
 import lightning as L
 import torch
-from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import ArgsType, LightningCLI
 
 from ..data import ImageData, ImageError
 from ..lightning_modules import ModelError
 from ..lightning_modules.training.export import export
-from .errors import run
+from .errors import NothingAsked, UsageError, run
 
-DESCRIPTION = """Train, validate and test models, and turn a checkpoint into a model folder:
-  python train.py fit -c configs/denoiser/pixel.yaml --data.train PHOTOS
-  python train.py fit -c configs/denoiser/pixel.yaml --data.train PHOTOS --ckpt_path LAST.ckpt   (resumes)
-  python train.py export LAST.ckpt MODEL --half
-  python compress.py photo.png --model MODEL
+EXAMPLES = """python train.py fit -c configs/denoiser/pixel.yaml --data.train photos
+python train.py fit -c configs/denoiser/pixel.yaml --data.train photos --ckpt_path LAST.ckpt    # goes on
+python train.py export LAST.ckpt my-model
+"""
+HELP = f"""usage: train.py {{fit,validate,test,predict,export}} ...
+
+Train, validate and test models, and turn a checkpoint into a model folder for compress.py --model.
+
+examples:
+{textwrap.indent(EXAMPLES, "  ")}
+sub-commands:
+  fit       train on --data.train; the recipes are in configs/denoiser, configs/uqdm and configs/vdm
+  validate  measure --ckpt_path FILE on the validation photos
+  test      measure whole images: UQDM and VDM with --ckpt_path FILE, or the codec DiffC
+  predict   compress images with DiffC, spread over devices
+  export    make a model folder of a checkpoint
+
+Every one has its own --help; fit -c CONFIG --print_config shows all settings.
 """
 
-
-class _Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Keeps the lines of DESCRIPTION."""
-
-
-_PARSERS = {"description": DESCRIPTION, "formatter_class": _Help, "exit_on_error": False} | {
+_PARSERS = {"exit_on_error": False} | {
     name: {"exit_on_error": False} for name in LightningCLI.subcommands()
 }
 
@@ -42,8 +50,15 @@ class _CommandLine(LightningCLI):
 def main(args: ArgsType = None) -> int:
     """Exit code of one sub-command, 2 where a model or data cannot be used; `args` replaces the command line."""
     words = sys.argv[1:] if args is None else args
+    if words in (["-h"], ["--help"]):
+        print(HELP, end="")
+        return 0
+    if words == []:
+        return run(_nothing_asked)
     if isinstance(words, list) and words[:1] == ["export"]:
         return run(lambda: _export(words[1:]))
+    if isinstance(words, list) and words[0][:1] != "-" and words[0] not in LightningCLI.subcommands():
+        return run(lambda: _refuse(f"there is no sub-command {words[0]!r}"))
     # What a weight without gradient leaves in the optimizer decays into numbers so small that a CPU takes three times
     # as long for a step: 2.9 instead of 0.93 s after 1,900 steps of configs/uqdm/photo.yaml (Intel Xeon).
     torch.set_flush_denormal(True)
@@ -53,12 +68,15 @@ def main(args: ArgsType = None) -> int:
         torch.set_flush_denormal(False)
 
 
+def _nothing_asked() -> NoReturn:
+    raise NothingAsked(EXAMPLES.rstrip())
+
+
 def _refuse(message: str) -> NoReturn:
     raise ModelError(f"{' '.join(message.split())} (--help shows the options)")
 
 
 def _export(words: list[str]) -> int:
-
     parser = ArgumentParser("train.py export", description="Turn a checkpoint of train.py fit into a model folder.")
     parser.error = _refuse  # type: ignore[method-assign]
     parser.add_argument("checkpoint", type=Path, help="a .ckpt file, or a UQDM folder as its authors distribute it")
@@ -76,6 +94,8 @@ def _command(args: ArgsType) -> int:
             save_config_kwargs={"overwrite": True}, parser_kwargs=_PARSERS,
         )
     except ArgumentError as error:
+        if "required" in str(error) and str(error).endswith(".model"):
+            raise UsageError("name a recipe with -c, e.g. -c configs/denoiser/pixel.yaml") from None
         _refuse(str(error))
     except (TypeError, ValueError) as error:
         cause: BaseException | None = error  # the command line wraps what a constructor raises

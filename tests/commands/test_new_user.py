@@ -124,6 +124,8 @@ WRONG = [
     (["compress.py", "photo.png", "--config", "wrong.yaml"], "wrong.yaml has 'bbp', which is no option"),
     (["compress.py", "photo.png", "--prompt", "x", "--captions", "c.txt"], "give one of --prompt, --captions"),
     (["compress.py", "photo.png", "--model", "absent"], "there is no model folder 'absent'"),
+    (["compress.py", "photo.png", "--device", "gpu"], "PyTorch finds no device 'gpu' here"),
+    (["compress.py", "photo.png", "--device", "cuda:99"], "PyTorch finds no device 'cuda:99' here"),
     (["compress.py", "photo.png", "photos", "-o", "wrong.yaml"], "wrong.yaml is a file, and this takes a folder"),
     (["compress.py", "empty"], "empty: no images in this folder"),
     (["decompress.py", "absent.dfc"], "absent.dfc: no such file"),
@@ -131,6 +133,10 @@ WRONG = [
     (["decompress.py", "wrong.yaml"], "wrong.yaml: this is neither a diffpress file nor an image"),
     (["decompress.py", "wrong.yaml", "--format", "heic"], "--format must be one of png, webp, bmp, tiff"),
     (["decompress.py", "wrong.yaml", "--segments", "few"], "--segments takes a whole number, not 'few'"),
+    (["train.py", "bake"], "there is no sub-command 'bake'"),
+    (["train.py", "fit"], "name a recipe with -c"),
+    (["train.py", "fit", "-c", "absent.yaml"], "absent.yaml"),
+    (["train.py", "export", "photo.png"], "folder"),
     (["calibrate.py", "--data", "photos"], "--model must name what to calibrate"),
     (["calibrate.py", "--pyramid", "true"], "no option takes the word true"),
     (["calibrate.py", "--model", "diffc-pixel"], "--data must name a folder of photos"),
@@ -142,15 +148,27 @@ def test_a_wrong_command_says_one_sentence(
     here: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     from diffpress.commands.calibrate import main as calibrate
+    from diffpress.commands.train import main as train
 
     (here / "empty").mkdir()
     (here / "wrong.yaml").write_text("bbp: 1\n")
-    command = {"compress.py": compress, "decompress.py": decompress, "calibrate.py": calibrate}[words[0]]
+    mains = {"compress.py": compress, "decompress.py": decompress, "calibrate.py": calibrate, "train.py": train}
+    command = mains[words[0]]
     assert command(words[1:]) == (1 if "neither" in message else 2)
     said = capsys.readouterr()
     assert message in said.err
     assert said.err.count("\n") == 1
     assert not said.out
+
+
+def test_train_says_what_it_can_do(capsys: pytest.CaptureFixture[str]) -> None:
+    from diffpress.commands.train import _CommandLine, main
+
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"\n  {name} " in said for name in (*_CommandLine.subcommands(), "export"))
+    assert main([]) == 2
+    assert all(line.startswith("python train.py ") for line in capsys.readouterr().err.splitlines())
 
 
 def test_a_command_without_files_shows_two_lines_that_work(here: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from pipelines import save_random_pipeline
 
 from diffpress.codecs import CodecError
-from diffpress.commands.evaluate import main
+from diffpress.commands.evaluate import main, parser
 from diffpress.data import ImageError
 from diffpress.evaluation.points import parse_specs
 from diffpress.evaluation.published import read_curves
@@ -39,7 +39,9 @@ def test_evaluates_a_folder(pictures: Path, tmp_path: Path, capsys: pytest.Captu
         (["--codecs", "png", "--data", "kodak", "--data-dir", "/nowhere"], "download-kodak"),
         (["--codecs", "png", "--limit", "0"], "--limit must be at least 1"),
         (["--plot", "/nowhere.json"], "/nowhere.json"),
-        ([], "--codecs"),
+        (["--bd-range", "0.1", "--codecs", "png"], "--bd-range"),
+        (["--rates", "0.1", "high", "--codecs", "png"], "--rates takes a number, not 'high'"),
+        (["--device", "gpu", "--codecs", "png"], "--device must be one of auto, cpu, cuda, not 'gpu'"),
         (["--codecs", "png", "--limit", "few"], "limit"),
         (["--codecs", "png", "--quick"], "quick"),
     ],
@@ -51,6 +53,20 @@ def test_bad_words_are_one_sentence(
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_lists_from_the_words_and_from_a_configuration_file(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("codecs: [png, webp]\nbd_range: [0.1, 1]\nrates: 0.5\nhypothetical: true\n")
+    given = parser().parse_args(["--codecs", "jpeg", "--config", str(tmp_path / "c.yaml"), "--published", "a", "b"])
+    assert (given.codecs, given.bd_range, given.rates) == (["jpeg"], [0.1, 1.0], [0.5])
+    assert (given.published, given.hypothetical) == ([Path("a"), Path("b")], True)
+
+
+def test_a_command_without_codecs_or_place_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert capsys.readouterr().err.startswith("python evaluate.py --codecs diffc:preset=fast webp jpeg --data photos")
+    assert main(["--codecs", "png"]) == 2
+    assert capsys.readouterr().err == "error: -o must name the output folder, or the file for --tables and --plot\n"
 
 
 def test_failures_give_a_status(pictures: Path, tmp_path: Path) -> None:
