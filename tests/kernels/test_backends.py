@@ -55,8 +55,10 @@ def cupy(monkeypatch):
     @contextlib.contextmanager
     def device(chosen):
         CURRENT.append(chosen)
-        yield
-        CURRENT.pop()
+        try:
+            yield
+        finally:
+            CURRENT.pop()
 
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(kernels, "find_spec", lambda name: name == "cupy")
@@ -100,7 +102,7 @@ def test_kernels_run_on_the_backends_device_and_stream(cupy, monkeypatch):
 def test_a_launch_that_fails_is_one_sentence(cupy, monkeypatch):
     backend = get_backend("cuda", "cuda:1")
     cupy.refuses = "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES: too many resources requested for launch\nand more"
-    with pytest.raises(KernelError, match="random_words cannot run on cuda:1: .* requested for launch$"):
+    with pytest.raises(KernelError, match=r"random_words cannot run on cuda:1: .* requested for launch$"):
         backend._launch(("philox.cu", "random_words"), cuda.launch.per_item(1), 5)
     assert len(CURRENT) == 1
 

@@ -1,0 +1,291 @@
+"""The first minutes on a GPU: does everything work there, and how fast; the table of docs/results/gpu.md.
+
+    python benchmarks/gpu.py                          # all parts, at most nine minutes
+    python benchmarks/gpu.py versions coders -o DIR   # some parts; gpu.json and gpu.md go to DIR
+
+Every part is a process of its own with a time limit, so that whatever fails does not stop the others.  Nothing is
+downloaded.  Needs a CUDA build of PyTorch, `pip install 'diffpress[cuda13]'` (or cuda12) for our kernels, pytest for
+the tests, diffusers and transformers for "diffc", and the CUDA toolkit for compute-sanitizer.  The exit code is 0 if
+every part that could run succeeded, 1 if one failed or there is no device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tests")]
+
+Row = dict[str, Any]
+KODAK = (512, 768)  # height and width
+TAIL = 4000  # characters of a part's output that are kept
+INTRODUCTION = """# On a GPU
+
+`make gpu` writes this page and gpu.json: tests, files exchanged with a CPU, speed and memory. What is expected, and why,
+is the [cost model](../method/gpu.md).
+"""
+EMPTY = "\nNothing has run on a GPU yet, so there is no table.\n"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the benchmark.
+
+    about    what it shows
+    limit    seconds after which it is stopped
+    command  its process; "RESULTS" stands for a JSON file that it may write; (): the function of its name below
+    needs    a program without which it is skipped
+    """
+
+    about: str
+    limit: int
+    command: tuple[str, ...] = ()
+    needs: str | None = None
+
+
+@dataclass
+class Outcome:
+    """What became of a part: "passed", "failed", "stopped" at its limit, or "skipped"."""
+
+    part: str
+    status: str
+    seconds: float = 0.0
+    results: Any = field(default_factory=list)
+    output: str = ""
+
+
+PYTEST = (sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider")
+KERNELS = "tests/kernels/test_cuda.py"
+PARTS = {
+    "versions": Part("what is installed, and whether the kernels compile", 30),
+    "tests": Part("tests that need a GPU", 90, PYTEST),
+    "memcheck": Part("kernels under compute-sanitizer", 60, ("compute-sanitizer", "--tool", "memcheck",
+                     "--error-exitcode", "1", *PYTEST, KERNELS), "compute-sanitizer"),
+    "racecheck": Part("races of shared memory", 60, ("compute-sanitizer", "--tool", "racecheck",
+                      "--error-exitcode", "1", *PYTEST, KERNELS), "compute-sanitizer"),
+    "files": Part("files written on the CPU decoded on the GPU and the reverse", 60),
+    "coders": Part("a reverse-channel step beside the paper's listing", 50),
+    "diffc": Part("DiffC over the full architecture of SD 1.5 with random weights", 115, (
+        sys.executable, "-u", "benchmarks/diffc_latent.py", "--full", "--device", "cuda", "--height", "512",
+        "--width", "768", "--output", "RESULTS")),
+    "photo": Part("the shipped prior on a 768 x 512 photo", 40),
+    "training": Part("training of the denoiser", 35),
+}  # fmt: skip
+
+
+# ---- parts that run here, each in a process of its own ------------------------------------------------------------
+
+
+def versions() -> list[Row]:
+    """Versions of everything that matters, and what the device can do."""
+    from diffpress.kernels import KernelError, get_backend
+
+    device = torch.cuda.get_device_properties(0)
+    try:
+        get_backend("cuda")
+        import cupy
+
+        kernels = f"CuPy {cupy.__version__}"
+    except KernelError as error:
+        kernels = f"none: {error}"
+    return [
+        {"what": "device", "value": device.name},
+        {"what": "compute capability", "value": f"{device.major}.{device.minor}"},
+        {"what": "memory, GiB", "value": round(device.total_memory / 2**30, 1)},
+        {"what": "Python, PyTorch, CUDA, cuDNN",
+         "value": f"{platform.python_version()}, {torch.__version__}, {torch.version.cuda}, "
+                  f"{torch.backends.cudnn.version()}"},
+        {"what": "kernels", "value": kernels},
+    ]  # fmt: skip
+
+
+def files() -> list[Row]:
+    """Largest difference in grey levels between what CPU and GPU decode, for files that either of them wrote.
+
+    A lossless file of DiffC that the other device cannot restore must be refused, not decoded to something else.
+    """
+    from diffpress.codecs import CodecError, container
+    from diffpress.data import read_image
+
+    module = importlib.util.spec_from_file_location("golden", ROOT / "tests" / "codecs" / "test_golden.py")
+    assert module is not None and module.loader is not None
+    golden = importlib.util.module_from_spec(module)
+    sys.modules["golden"] = golden  # dataclasses look their module up
+    module.loader.exec_module(golden)
+    rows = []
+    for entry in golden.FILES:
+        codecs = {}
+        for device in ("cpu", "cuda"):
+            with tempfile.TemporaryDirectory() as folder:
+                codecs[device] = entry.build(Path(folder), device)
+        image = read_image(golden.GOLDEN / entry.photo)
+        for written in ("cpu", "cuda"):
+            data = container.write(codecs[written].encode(image, **entry.request), codecs[written])
+            row: Row = {"file": entry.file, "written on": written}
+            try:
+                pictures = [codec.decode(container.read(data, codec)).cpu().int() for codec in codecs.values()]
+                row["largest difference"] = int((pictures[0] - pictures[1]).abs().max())
+                row["good"] = row["largest difference"] <= (0 if entry.exact else golden.CLOSE)
+            except CodecError as error:
+                row["refused"], row["good"] = str(error), entry.exact
+            rows.append(row)
+    return rows
+
+
+def coders() -> list[Row]:
+    """Milliseconds of one step of 140 bits, for a Kodak image's and for SD 1.5's number of coordinates."""
+    import rcc_speed
+
+    return [
+        {"coordinates": size, **row} for size in (24576, 16384)
+        for row in rcc_speed.rows(size, torch.device("cuda", 0), 5)
+    ]
+
+
+def photo() -> list[Row]:
+    """Seconds and GiB of the shipped prior, encoding and decoding apart, the second time each."""
+    from helpers import synthetic_photo
+
+    from diffpress.codecs import get_codec
+    from diffpress.lightning_modules import load_model
+
+    image, rows = synthetic_photo(*KODAK), []
+    for dtype in ("float32", "bfloat16"):
+        codec = get_codec("diffc", model=load_model("diffc-pixel", device="cuda", dtype=dtype))
+        torch.cuda.reset_peak_memory_stats()
+        times = [0.0, 0.0]
+        for _ in range(2):
+            start = _now()
+            stream = codec.encode(image, bpp=0.5)
+            middle = _now()
+            codec.decode(stream)
+            times = [middle - start, _now() - middle]
+        peak = torch.cuda.max_memory_allocated() / 2**30
+        rows.append({"dtype": dtype, "bpp": 0.5, "encode s": times[0], "decode s": times[1], "peak GiB": peak})
+    return rows
+
+
+def training() -> list[Row]:
+    """Images of 128 x 128 a second, batches of 64, forward, backward and optimizer, without loading data."""
+    from diffpress.lightning_modules.denoiser import DenoiserTraining
+    from diffpress.lightning_modules.training.optimizers import MuonAdam, split_parameters
+
+    batch, rows = 64, []
+    x = torch.rand(batch, 3, 128, 128, device="cuda").contiguous(memory_format=torch.channels_last) * 2 - 1
+    for dtype in (torch.float32, torch.bfloat16):
+        module = DenoiserTraining((64, 80, 112, 144), [5, 2, 2, 2]).cuda()
+        optimizer = MuonAdam(*split_parameters(module.network, module.network.first_and_last_layers()))
+        rng = torch.Generator("cuda").manual_seed(0)
+        torch.cuda.reset_peak_memory_stats()
+        start = 0.0
+        for step in range(25):
+            if step == 5:
+                start = _now()
+            optimizer.zero_grad()
+            with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+                noise = torch.randn(x.shape, device="cuda", generator=rng)
+                loss = module.eps_loss(x, module.draw_log_snr(batch, rng), noise)[0].mean()
+            loss.backward()
+            optimizer.step()
+        speed, peak = 20 * batch / (_now() - start), torch.cuda.max_memory_allocated() / 2**30
+        rows.append({"dtype": str(dtype).removeprefix("torch."), "images/s": speed, "peak GiB": peak})
+    return rows
+
+
+def _now() -> float:
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+FUNCTIONS: dict[str, Callable[[], list[Row]]] = {
+    function.__name__: function for function in (versions, files, coders, photo, training)
+}
+
+
+# ---- running them -----------------------------------------------------------------------------------------------
+
+
+def run_part(name: str, part: Part) -> Outcome:
+    """Run a part in its own process group, which is ended at its limit."""
+    if part.needs and shutil.which(part.needs) is None:
+        return Outcome(name, "skipped", output=f"{part.needs} is not installed")
+    with tempfile.TemporaryDirectory() as folder:
+        results, log = Path(folder) / "results.json", Path(folder) / "log"
+        command = part.command or (sys.executable, "-u", __file__, "--run", name, "RESULTS")
+        command = tuple(str(results) if word == "RESULTS" else word for word in command)
+        start, status = time.perf_counter(), "stopped"
+        with log.open("w") as output, subprocess.Popen(
+            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        ) as process:  # fmt: skip
+            try:
+                status = "failed" if process.wait(part.limit) else "passed"
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+        rows = json.loads(results.read_text()) if results.is_file() else []
+        return Outcome(name, status, time.perf_counter() - start, rows, log.read_text(errors="replace")[-TAIL:])
+
+
+def page(outcomes: Sequence[Outcome]) -> str:
+    """docs/results/gpu.md: what became of every part, then the figures of each."""
+    if not outcomes:
+        return INTRODUCTION + EMPTY
+    lines = [INTRODUCTION, "| part | what | status | s |", "|---|---|---|---|"]
+    lines += [f"| {one.part} | {PARTS[one.part].about} | {one.status} | {one.seconds:.0f} |" for one in outcomes]
+    for one in outcomes:
+        if one.results:
+            columns = list(dict.fromkeys(key for row in one.results for key in row))
+            lines += ["", f"## {one.part}", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+            lines += [f"| {' | '.join(_cell(row.get(key, '')) for key in columns)} |" for row in one.results]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def main() -> int:
+    """Parse the command line, run the parts, write gpu.json and gpu.md."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is given")
+    parser.add_argument("-o", "--output", type=Path, default=ROOT / "docs" / "results", help="folder of the results")
+    parser.add_argument("--run", nargs=2, metavar=("PART", "FILE"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if unknown := set(given.parts) - set(PARTS):
+        parser.error(f"unknown part {', '.join(sorted(unknown))}")
+    if not torch.cuda.is_available():
+        print("there is no CUDA device, so nothing was run")
+        return 1
+    if given.run:
+        rows = FUNCTIONS[given.run[0]]()
+        Path(given.run[1]).write_text(json.dumps(rows))
+        return int(not all(row.get("good", True) for row in rows))
+    outcomes = []
+    for name in given.parts or PARTS:
+        outcomes.append(run_part(name, PARTS[name]))
+        print(f"{name}: {outcomes[-1].status}, {outcomes[-1].seconds:.0f} s", flush=True)
+        if outcomes[-1].status in ("failed", "stopped"):
+            print(outcomes[-1].output)
+        given.output.mkdir(parents=True, exist_ok=True)
+        (given.output / "gpu.json").write_text(json.dumps([asdict(one) for one in outcomes], indent=1) + "\n")
+        (given.output / "gpu.md").write_text(page(outcomes))
+    return int(any(one.status in ("failed", "stopped") for one in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
