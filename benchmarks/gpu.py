@@ -23,22 +23,28 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.insert(2, str(Path(__file__).resolve().parents[1] / "tests"))
 
+from diffpress.evaluation.watch import Watch
+
+ROOT = Path(__file__).resolve().parents[1]
 Row = dict[str, Any]
 KODAK = (512, 768)  # height and width
+BATCH, CROP, STEPS = 64, 128, 20  # of the training
 TAIL = 4000  # characters of a part's output that are kept
 INTRODUCTION = """# On a GPU
 
-`make gpu` writes this page and gpu.json: tests, files exchanged with a CPU, speed and memory. What is expected, and why,
-is the [cost model](../method/gpu.md).
+`make gpu` writes this page and gpu.json: tests, files exchanged with a CPU, speed and memory. What is expected, and
+why, is the [cost model](../method/gpu.md).
 """
 EMPTY = "\nNothing has run on a GPU yet, so there is no table.\n"
 
@@ -92,11 +98,11 @@ PARTS = {
 # ---- parts that run here, each in a process of its own ------------------------------------------------------------
 
 
-def versions() -> list[Row]:
+def versions(device: str) -> list[Row]:
     """Versions of everything that matters, and what the device can do."""
     from diffpress.kernels import KernelError, get_backend
 
-    device = torch.cuda.get_device_properties(0)
+    there = torch.cuda.get_device_properties(device)
     try:
         get_backend("cuda")
         import cupy
@@ -105,9 +111,9 @@ def versions() -> list[Row]:
     except KernelError as error:
         kernels = f"none: {error}"
     return [
-        {"what": "device", "value": device.name},
-        {"what": "compute capability", "value": f"{device.major}.{device.minor}"},
-        {"what": "memory, GiB", "value": round(device.total_memory / 2**30, 1)},
+        {"what": "device", "value": there.name},
+        {"what": "compute capability", "value": f"{there.major}.{there.minor}"},
+        {"what": "memory, GiB", "value": round(there.total_memory / 2**30, 1)},
         {"what": "Python, PyTorch, CUDA, cuDNN",
          "value": f"{platform.python_version()}, {torch.__version__}, {torch.version.cuda}, "
                   f"{torch.backends.cudnn.version()}"},
@@ -115,31 +121,33 @@ def versions() -> list[Row]:
     ]  # fmt: skip
 
 
-def files() -> list[Row]:
-    """Largest difference in grey levels between what CPU and GPU decode, for files that either of them wrote.
+def files(device: str, only: Sequence[str] = ()) -> list[Row]:
+    """Largest difference in grey levels between what CPU and `device` decode, for files that either of them wrote.
 
+    only  names of files in tests/golden; () for all
     A lossless file of DiffC that the other device cannot restore must be refused, not decoded to something else.
     """
     from diffpress.codecs import CodecError, container
     from diffpress.data import read_image
 
     module = importlib.util.spec_from_file_location("golden", ROOT / "tests" / "codecs" / "test_golden.py")
-    assert module is not None and module.loader is not None
+    assert module is not None
+    assert module.loader is not None
     golden = importlib.util.module_from_spec(module)
     sys.modules["golden"] = golden  # dataclasses look their module up
     module.loader.exec_module(golden)
     rows = []
-    for entry in golden.FILES:
-        codecs = {}
-        for device in ("cpu", "cuda"):
+    for entry in (entry for entry in golden.FILES if not only or entry.file in only):
+        codecs = []
+        for where in ("cpu", device):
             with tempfile.TemporaryDirectory() as folder:
-                codecs[device] = entry.build(Path(folder), device)
+                codecs.append(entry.build(Path(folder), where))
         image = read_image(golden.GOLDEN / entry.photo)
-        for written in ("cpu", "cuda"):
-            data = container.write(codecs[written].encode(image, **entry.request), codecs[written])
+        for written, writer in zip(("cpu", device), codecs, strict=True):
+            data = container.write(writer.encode(image, **entry.request), writer)
             row: Row = {"file": entry.file, "written on": written}
             try:
-                pictures = [codec.decode(container.read(data, codec)).cpu().int() for codec in codecs.values()]
+                pictures = [codec.decode(container.read(data, codec)).cpu().int() for codec in codecs]
                 row["largest difference"] = int((pictures[0] - pictures[1]).abs().max())
                 row["good"] = row["largest difference"] <= (0 if entry.exact else golden.CLOSE)
             except CodecError as error:
@@ -148,74 +156,68 @@ def files() -> list[Row]:
     return rows
 
 
-def coders() -> list[Row]:
+def coders(device: str) -> list[Row]:
     """Milliseconds of one step of 140 bits, for a Kodak image's and for SD 1.5's number of coordinates."""
     import rcc_speed
 
     return [
         {"coordinates": size, **row} for size in (24576, 16384)
-        for row in rcc_speed.rows(size, torch.device("cuda", 0), 5)
+        for row in rcc_speed.rows(size, torch.device(device), 5)
     ]
 
 
-def photo() -> list[Row]:
-    """Seconds and GiB of the shipped prior, encoding and decoding apart, the second time each."""
-    from helpers import synthetic_photo
-
+def photo(device: str) -> list[Row]:
+    """Seconds and GiB of the shipped prior, encoding and decoding apart, the second time each, and peak memory."""
     from diffpress.codecs import get_codec
     from diffpress.lightning_modules import load_model
+    from helpers import synthetic_photo
 
     image, rows = synthetic_photo(*KODAK), []
     for dtype in ("float32", "bfloat16"):
-        codec = get_codec("diffc", model=load_model("diffc-pixel", device="cuda", dtype=dtype))
-        torch.cuda.reset_peak_memory_stats()
-        times = [0.0, 0.0]
-        for _ in range(2):
-            start = _now()
+        codec = get_codec("diffc", model=load_model("diffc-pixel", device=device, dtype=dtype))
+        codec.decode(codec.encode(image, bpp=0.5))  # tables and kernels are built once
+        with Watch() as encoding:
             stream = codec.encode(image, bpp=0.5)
-            middle = _now()
+        with Watch() as decoding:
             codec.decode(stream)
-            times = [middle - start, _now() - middle]
-        peak = torch.cuda.max_memory_allocated() / 2**30
-        rows.append({"dtype": dtype, "bpp": 0.5, "encode s": times[0], "decode s": times[1], "peak GiB": peak})
+        rows.append({"dtype": dtype, "bpp": 0.5, "encode s": encoding.seconds, "decode s": decoding.seconds,
+                     "encode peak MiB": encoding.peak_mib, "decode peak MiB": decoding.peak_mib})
     return rows
 
 
-def training() -> list[Row]:
-    """Images of 128 x 128 a second, batches of 64, forward, backward and optimizer, without loading data."""
+def training(device: str) -> list[Row]:
+    """Images of CROP x CROP a second, BATCH at a time, forward, backward and optimizer, without loading data."""
+    return [_training(device, dtype) for dtype in (torch.float32, torch.bfloat16)]
+
+
+def _training(device: str, dtype: torch.dtype) -> Row:
     from diffpress.lightning_modules.denoiser import DenoiserTraining
     from diffpress.lightning_modules.training.optimizers import MuonAdam, split_parameters
 
-    batch, rows = 64, []
-    x = torch.rand(batch, 3, 128, 128, device="cuda").contiguous(memory_format=torch.channels_last) * 2 - 1
-    for dtype in (torch.float32, torch.bfloat16):
-        module = DenoiserTraining((64, 80, 112, 144), [5, 2, 2, 2]).cuda()
-        optimizer = MuonAdam(*split_parameters(module.network, module.network.first_and_last_layers()))
-        rng = torch.Generator("cuda").manual_seed(0)
-        torch.cuda.reset_peak_memory_stats()
-        start = 0.0
-        for step in range(25):
-            if step == 5:
-                start = _now()
+    x = torch.rand(BATCH, 3, CROP, CROP, device=device).contiguous(memory_format=torch.channels_last) * 2 - 1
+    module = DenoiserTraining((64, 80, 112, 144), [5, 2, 2, 2]).to(device)
+    optimizer = MuonAdam(*split_parameters(module.network, module.network.first_and_last_layers()))
+    rng = torch.Generator(device).manual_seed(0)
+
+    def steps(count: int) -> None:
+        for _ in range(count):
             optimizer.zero_grad()
-            with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
-                noise = torch.randn(x.shape, device="cuda", generator=rng)
-                loss = module.eps_loss(x, module.draw_log_snr(batch, rng), noise)[0].mean()
+            with torch.autocast(device, dtype) if dtype != torch.float32 else nullcontext():
+                noise = torch.randn(x.shape, device=device, generator=rng)
+                loss = module.eps_loss(x, module.draw_log_snr(BATCH, rng), noise)[0].mean()
             loss.backward()
             optimizer.step()
-        speed, peak = 20 * batch / (_now() - start), torch.cuda.max_memory_allocated() / 2**30
-        rows.append({"dtype": str(dtype).removeprefix("torch."), "images/s": speed, "peak GiB": peak})
-    return rows
+
+    steps(2)
+    with Watch() as watch:
+        steps(STEPS)
+    name = str(dtype).removeprefix("torch.")
+    return {"dtype": name, "images/s": STEPS * BATCH / watch.seconds, "peak MiB": watch.peak_mib}
 
 
-def _now() -> float:
-    torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-FUNCTIONS: dict[str, Callable[[], list[Row]]] = {
-    function.__name__: function for function in (versions, files, coders, photo, training)
-}
+FUNCTIONS: dict[str, Callable[[str], list[Row]]] = {
+    "versions": versions, "files": files, "coders": coders, "photo": photo, "training": training,
+}  # called with the device's name
 
 
 # ---- running them -----------------------------------------------------------------------------------------------
@@ -272,7 +274,7 @@ def main() -> int:
         print("there is no CUDA device, so nothing was run")
         return 1
     if given.run:
-        rows = FUNCTIONS[given.run[0]]()
+        rows = FUNCTIONS[given.run[0]]("cuda")
         Path(given.run[1]).write_text(json.dumps(rows))
         return int(not all(row.get("good", True) for row in rows))
     outcomes = []

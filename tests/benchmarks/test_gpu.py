@@ -56,10 +56,26 @@ def test_a_part_passes_fails_is_stopped_or_skipped(gpu: Any, monkeypatch: pytest
     monkeypatch.setattr(gpu, "PARTS", parts)
     outcomes = [gpu.run_part(name, part) for name, part in parts.items()]
     assert [one.status for one in outcomes] == ["passed", "failed", "stopped", "skipped"]
-    assert [one.output for one in outcomes] == ["", "on the way\n", outcomes[2].output, "no-such-program is not installed"]
+    assert [one.output for one in outcomes[:2]] == ["", "on the way\n"]
+    assert outcomes[3].output == "no-such-program is not installed"
     text = gpu.page(outcomes)
     assert "| endless | a test | stopped | " in text
     assert "| ms | what |\n|---|---|\n| 1.23 |  |\n|  | x |\n" in text
+
+
+def test_parts_run_on_the_cpu(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU in place of the GPU, and small sizes: every part gives its figures."""
+    monkeypatch.setattr(gpu, "KODAK", (32, 48))
+    for name, value in (("BATCH", 2), ("CROP", 32), ("STEPS", 1)):
+        monkeypatch.setattr(gpu, name, value)
+    names = ["lossless.dfc", "prefix.uqdm", "bitsback-fast.bb"]
+    exchanged = gpu.files("cpu", names)
+    assert [(row["file"], row["good"], row["largest difference"]) for row in exchanged] == [
+        (name, True, 0) for name in sorted(names, key=[row["file"] for row in exchanged].index) for _ in range(2)
+    ]
+    for rows, speeds in ((gpu.photo("cpu"), ("encode s", "decode s")), (gpu.training("cpu"), ("images/s",))):
+        assert [row["dtype"] for row in rows] == ["float32", "bfloat16"]
+        assert all(row[speed] > 0 for row in rows for speed in speeds)
 
 
 def test_the_page_is_empty_until_something_has_run(gpu: Any) -> None:
