@@ -91,7 +91,7 @@ class DenoiserPrior(PixelPrior):
         network = Denoiser.load(folder)
         super().__init__(folder, torch.device(device), network.multiple)
         with enough_memory(self.device, self.needs_less):
-            network = network.to(self.device, memory_format=torch.channels_last)
+            network = network.to(self.device).to(memory_format=torch.channels_last)
         self.network = network.eval().requires_grad_(False)
         self.half = None if dtype == torch.float32 else dtype
         self.tile, self.overlap = tile, overlap
