@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help demo test lint types bench
+.PHONY: help demo test lint types bench gpu
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -32,3 +32,6 @@ bench: $(VENV)/installed  ## the measurements behind docs/results/coders.md, uqd
 	$(PY) benchmarks/rcc.py speed
 	$(PY) benchmarks/uqdm.py
 	$(PY) benchmarks/diffc_latent.py
+
+gpu: $(VENV)/installed  ## on a GPU: tests, files exchanged with the CPU, speed; writes docs/results/gpu.md (nine minutes)
+	$(PY) benchmarks/gpu.py

@@ -11,6 +11,7 @@ on a GPU, peak memory.
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import sys
 import tempfile
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", default=["12", "20", "54", "163"], help="presets")
     parser.add_argument("--flow-steps", type=int, default=50)
     parser.add_argument("--coder", default="trellis")
+    parser.add_argument("-o", "--output", type=Path, help="JSON file to write, after every preset")
     given = parser.parse_args()
     clock = Clock(torch.device(given.device))
     get_coder = diffc_header.get_coder
@@ -116,6 +118,7 @@ def main() -> None:
           f"{given.flow_steps} flow steps, {given.device}: {_device_name(given.device)}\n")
     print("| steps | bpp | encode s | network | coder | decode s | network | coder | coder share |")
     print("|---|---|---|---|---|---|---|---|---|")
+    records = []
     for preset in given.steps:
         codec = diffc.DiffC(prior, given.coder, preset, schedule="sd15", flow_steps=given.flow_steps)
         codec.decode(codec.encode(image, segments=1), reconstruction="mse")  # tables and kernels are built once
@@ -132,6 +135,13 @@ def main() -> None:
         share = sum(row[2] for row in rows) / sum(row[0] for row in rows)
         cells = " | ".join(f"{seconds:.2f}" for row in rows for seconds in row)
         print(f"| {len(stream.segments)} | {bpp:.3f} | {cells} | {share:.1%} |")
+        records.append({"steps": len(stream.segments), "bpp": bpp, "coder share": share})
+        for run, row in zip(("encode", "decode"), rows, strict=True):
+            records[-1] |= {f"{run} s": row[0], f"{run} network s": row[1], f"{run} coder s": row[2]}
+        if clock.device.type == "cuda":
+            records[-1]["peak GiB"] = torch.cuda.max_memory_allocated() / 2**30
+        if given.output:
+            given.output.write_text(json.dumps(records) + "\n")
     print(f"\n{PUBLISHED}")
     if clock.device.type == "cuda":
         print(f"\npeak memory {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB")

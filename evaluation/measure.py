@@ -151,9 +151,9 @@ def decode_prefixes(codec: Progressive, stream: Stream, counts: Sequence[int]) -
     start = time.perf_counter()
     images = codec.decode_prefixes(stream, counts)
     for count in counts:
-        image = next(images)
+        image = next(images).cpu()  # waits for a GPU
         seconds += time.perf_counter() - start
-        found[count] = image.cpu(), seconds
+        found[count] = image, seconds
         start = time.perf_counter()
     return found
 

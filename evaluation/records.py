@@ -9,9 +9,10 @@ from typing import Any
 
 from ..codecs import CodecError
 from ..data import ImageError, write_file
+from ..kernels import KernelError
 from ..lightning_modules import ModelError
 
-USER_ERRORS = (CodecError, ImageError, ModelError, OSError)  # their messages are sentences for users
+USER_ERRORS = (CodecError, ImageError, ModelError, KernelError, OSError)  # their messages are sentences for users
 BOUND = "autoencoder alone"  # name of the point that no rate of a latent model exceeds
 
 

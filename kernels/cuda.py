@@ -187,13 +187,16 @@ class CudaBackend(CpuBackend):
         """
         values = [np.uint64(x.data_ptr()) if isinstance(x, Tensor) else x for x in arguments]
         values = [np.uint64(x) if isinstance(x, int) else x for x in values]
-        with torch.cuda.device(self.device):
-            function = _kernel(self.device.index, *kernel)
-            if shape.shared:
-                function.max_dynamic_shared_size_bytes = shape.shared
-            stream = TorchStream(torch.cuda.current_stream(self.device))
-            with self._cupy.cuda.Stream.from_external(stream):
-                function(shape.grid, (shape.block,), tuple(values), shared_mem=shape.shared)
+        try:
+            with torch.cuda.device(self.device):
+                function = _kernel(self.device.index, *kernel)
+                if shape.shared:
+                    function.max_dynamic_shared_size_bytes = shape.shared
+                stream = TorchStream(torch.cuda.current_stream(self.device))
+                with self._cupy.cuda.Stream.from_external(stream):
+                    function(shape.grid, (shape.block,), tuple(values), shared_mem=shape.shared)
+        except Exception as error:  # whatever CuPy, its driver or its compiler raise
+            raise KernelError(f"{kernel[1]} cannot run on {self.device}: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -174,7 +174,7 @@ class UQDM(PixelDiffusion):
         log_snr_t, log_snr_s  floats, or tensors that broadcast to the result
         like                  a tensor whose dtype and device the result has
         """
-        return math.sqrt(12.0) * gaussian.posterior(like, like, log_snr_s, log_snr_t)[1]
+        return math.sqrt(12.0) * gaussian.posterior(like, like, log_snr_s, log_snr_t)[1].to(like)
 
     def chain(self, x: Tensor, start: Tensor | None) -> list[Tensor]:
         """The T + 1 latents of x [B, C, H, W] in [-1, 1], noise drawn from torch's generator; needs no network.

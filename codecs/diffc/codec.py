@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from ...lightning_modules.priors.interface import Prior
 from .. import container
 from ..base import CodecError, Header, IdealPoint, Stream, check_image, check_model
 from ..pixel_residual import decode_exact, exact_size
-from ..threads import reproducible
+from ..threads import fastest, reproducible
 from .chain import SharedChain
 from .decoder import parse_segment, receive_step
 from .encoder import ImageEncoder, Progress, Request, encode_together
@@ -148,7 +148,7 @@ class DiffC:
         progress  called with (steps done, steps at most)
         Raises CodecError.
         """
-        with self._reproducible(lossless):
+        with self._precision(lossless):
             encoder = self._encoder(image, bpp, segments, lossless, prompt, progress)
             encode_together(self.chain, [encoder])
         return self._finished(encoder, bpp)
@@ -168,7 +168,8 @@ class DiffC:
             self._encoder(image, bpp, segments, False, prompt, progress)
             for image, prompt in zip(images, texts, strict=True)
         ]
-        encode_together(self.chain, encoders)
+        with self._precision(lossless=False):
+            encode_together(self.chain, encoders)
         return [self._finished(encoder, bpp) for encoder in encoders]
 
     def _encoder(
@@ -234,7 +235,7 @@ class DiffC:
         steps = counts[-1] - lossless
         state = self.chain.start(size, conditioning)
         for count in counts:
-            with self._reproducible(lossless):
+            with self._precision(lossless):
                 while state.step < min(count, steps):
                     state = receive_step(self.chain, stream, state)
                     if progress:
@@ -255,9 +256,9 @@ class DiffC:
             header = replace(header, params=replace(self._params(header), partial=0, lossless=False).to_bytes())
         return Stream(header, stream.segments[:segments])
 
-    def _reproducible(self, needed: bool) -> AbstractContextManager[Any]:
+    def _precision(self, lossless: bool) -> AbstractContextManager[Any]:
         """For a lossless segment both sides need the same estimates to the last bit."""
-        return reproducible(self.prior.device) if needed else nullcontext()
+        return reproducible(self.prior.device) if lossless else fastest(self.prior.device)
 
     # ---- what the container and the evaluation ask ---------------------------------------------------------------
 

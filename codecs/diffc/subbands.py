@@ -53,6 +53,26 @@ class Region:
         return (RADII * torch.arange(channels)[:, None] + torch.tensor(radii)).flatten()
 
 
+@dataclass(frozen=True)
+class Places:
+    """Which rows of a region's matrix belong to which subband, on one device.
+
+    subbands  of every row
+    counts    rows of every subband
+    rows      of every subband, ascending
+    """
+
+    subbands: Tensor
+    counts: Tensor
+    rows: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, subbands: Tensor, count: int) -> Places:
+        """The places of `count` subbands."""
+        counts = torch.bincount(subbands, minlength=count)
+        return cls(subbands, counts, torch.argsort(subbands, stable=True).split(counts.tolist()))
+
+
 class Subbands:
     """The transform of tensors [1, C, h, w] and what belongs to each of its C * RADII subbands.
 
@@ -72,27 +92,29 @@ class Subbands:
         for region, bands in zip(self.regions, self._subbands, strict=True):
             counts += math.prod(self._grid(region)) * torch.bincount(bands, minlength=len(counts))
         self.counts: tuple[int, ...] = tuple(counts.tolist())
+        self._places: dict[torch.device, list[Places]] = {}
 
     def transform(self, x: Tensor) -> list[Tensor]:
         """Coefficients of x [1, C, h, w]: for every region a matrix [C * height * width, its blocks]."""
-        x = torch.einsum("kc,chw->khw", _colours(self.shape[0]).to(x), x[0])
+        x = torch.einsum("kc,chw->khw", _colours(self.shape[0], x.dtype, x.device), x[0])
         return [
-            torch.einsum("un,chnwm,vm->cuvhw", _cosines(r.height).to(x), self._cut(x, r), _cosines(r.width).to(x))
-            .reshape(len(bands), -1)
+            torch.einsum(
+                "un,chnwm,vm->cuvhw", _cosines(r.height, x.dtype, x.device), self._cut(x, r),
+                _cosines(r.width, x.dtype, x.device),
+            ).reshape(len(bands), -1)
             for r, bands in zip(self.regions, self._subbands, strict=True)
         ]
 
     def energies(self, coefficients: Sequence[Tensor]) -> list[float]:
         """Sum of squares of every subband."""
+        rows = torch.cat([matrix.double().square().sum(1) for matrix in coefficients]).cpu()  # waits once for a GPU
         total = torch.zeros(len(self.counts), dtype=torch.float64)
-        for matrix, bands in zip(coefficients, self._subbands, strict=True):
-            total.index_add_(0, bands, matrix.double().square().sum(1).cpu())
-        return total.tolist()
+        return total.index_add_(0, torch.cat(self._subbands), rows).tolist()
 
     def gather(self, coefficients: Sequence[Tensor], subbands: Iterable[int]) -> Tensor:
         """The coefficients of `subbands` as one vector."""
-        rows = self._rows(subbands)
-        found = [matrix[row.to(matrix.device)] for matrix, row in zip(coefficients, rows, strict=True)]
+        rows = self._rows(subbands, coefficients[0].device)
+        found = [matrix[row] for matrix, row in zip(coefficients, rows, strict=True)]
         return torch.cat([matrix.flatten() for matrix in found])
 
     def water_fill(self, x: Tensor, scale: float) -> Tensor:
@@ -101,10 +123,10 @@ class Subbands:
         A Wiener gain: what is small beside noise of variance 1 / scale goes, what is large stays.
         """
         matrices = self.transform(x)
-        for matrix, bands in zip(matrices, self._subbands, strict=True):
-            bands = bands.to(matrix.device)
+        for matrix, places in zip(matrices, self._places_on(x.device), strict=True):
+            bands = places.subbands
             sums = matrix.new_zeros(len(self.counts), matrix.shape[1]).index_add_(0, bands, matrix.square())
-            u = scale * sums / torch.bincount(bands, minlength=len(sums)).clamp(min=1)[:, None]
+            u = scale * sums / places.counts.clamp(min=1)[:, None]
             matrix *= (u / (1 + u))[bands]
         return self.invert(matrices)
 
@@ -116,9 +138,9 @@ class Subbands:
         ]
         for wanted, vector in groups:
             start = 0
-            for matrix, row in zip(matrices, self._rows(wanted), strict=True):
+            for matrix, row in zip(matrices, self._rows(wanted, vector.device), strict=True):
                 end = start + len(row) * matrix.shape[1]
-                matrix[row.to(matrix.device)] = vector[start:end].view(len(row), matrix.shape[1])
+                matrix[row] = vector[start:end].view(len(row), matrix.shape[1])
                 start = end
         return self.invert(matrices)
 
@@ -129,10 +151,10 @@ class Subbands:
             cut = self._cut(x, region)
             channels, down, height, across, width = cut.shape
             cut.copy_(torch.einsum(
-                "un,cuvhw,vm->chnwm", _cosines(height).to(x), matrix.view(channels, height, width, down, across),
-                _cosines(width).to(x),
+                "un,cuvhw,vm->chnwm", _cosines(height, x.dtype, x.device),
+                matrix.view(channels, height, width, down, across), _cosines(width, x.dtype, x.device),
             ))  # fmt: skip
-        return torch.einsum("kc,khw->chw", _colours(self.shape[0]).to(x), x)[None]
+        return torch.einsum("kc,khw->chw", _colours(self.shape[0], x.dtype, x.device), x)[None]
 
     @staticmethod
     def _cut(x: Tensor, region: Region) -> Tensor:
@@ -146,10 +168,16 @@ class Subbands:
         down, across = (where.stop - where.start for where in (region.rows, region.columns))
         return down // region.height, across // region.width
 
-    def _rows(self, subbands: Iterable[int]) -> list[Tensor]:
+    def _rows(self, subbands: Iterable[int], device: torch.device) -> list[Tensor]:
         """Rows of every region's matrix that belong to `subbands`, ascending."""
-        wanted = torch.tensor(sorted(subbands))
-        return [torch.isin(own, wanted).nonzero()[:, 0] for own in self._subbands]
+        wanted = tuple(subbands)
+        return [torch.cat([places.rows[k] for k in wanted]).sort().values for places in self._places_on(device)]
+
+    def _places_on(self, device: torch.device) -> list[Places]:
+        """For every region which rows belong to which subband; found once for each device."""
+        if device not in self._places:
+            self._places[device] = [Places.of(bands.to(device), len(self.counts)) for bands in self._subbands]
+        return self._places[device]
 
 
 class SingleBand:
@@ -232,16 +260,16 @@ def _blocks(length: int, block: int) -> list[tuple[slice, int]]:
 
 
 @cache
-def _cosines(size: int) -> Tensor:
-    """The orthonormal cosine transform (DCT-II), float32 [frequency, place]."""
+def _cosines(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The orthonormal cosine transform (DCT-II) [frequency, place], rounded to float32."""
     places = torch.arange(size, dtype=torch.float64)
     matrix = torch.cos(math.pi / (2 * size) * (2 * places + 1) * places[:, None]) * math.sqrt(2 / size)
     matrix[0] /= math.sqrt(2)
-    return matrix.float()
+    return matrix.float().to(device, dtype)
 
 
 @cache
-def _colours(channels: int) -> Tensor:
-    """An orthonormal change of channels, float32 [C, C]: opponent colours for three, none for latents."""
+def _colours(channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An orthonormal change of channels [C, C], rounded to float32: opponent colours for three, none for latents."""
     matrix = torch.tensor(OPPONENT) if channels == 3 else torch.eye(channels)
-    return matrix / torch.linalg.vector_norm(matrix, dim=1, keepdim=True)
+    return (matrix / torch.linalg.vector_norm(matrix, dim=1, keepdim=True)).to(device, dtype)

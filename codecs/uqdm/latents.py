@@ -76,9 +76,11 @@ class UQDMChain:
         self.device = model.device
         self.backend = get_backend("cpu")
         self.num_tiles = num_tiles
-        # All constants of the schedule as float64 scalars, from the weights as stored.
+        # All constants of the schedule as float64 scalars, from the weights as stored; by the CPU, because a GPU may
+        # round linspace otherwise.
+        times = torch.linspace(1.0, 0.0, model.n_steps + 1, dtype=torch.float64)
         with torch.no_grad():
-            self.log_snrs: list[float] = [float(v) for v in model.log_snrs(torch.float64).cpu()]
+            self.log_snrs: list[float] = copy.deepcopy(model.schedule).cpu()(times).tolist()
         self.step = 0
         noise = self.backend.normal_rows(NOISE_KEY, START_STREAM, torch.arange(num_tiles), 3 * TILE * TILE)
         self._initial_noise = noise.reshape(num_tiles, 3, TILE, TILE)

@@ -18,17 +18,22 @@ class NothingAsked(Exception):
 
 def user_errors() -> tuple[type[BaseException], ...]:
     """Exceptions whose message is meant for the user.  Imported here, because the classes bring PyTorch with them."""
+    from torch import OutOfMemoryError
+
     from ..codecs import CodecError
     from ..data import ImageError
+    from ..kernels import KernelError
     from ..lightning_modules import ModelError
 
-    return (UsageError, CodecError, ImageError, ModelError, OSError, MemoryError)
+    return (UsageError, CodecError, ImageError, ModelError, KernelError, OSError, MemoryError, OutOfMemoryError)
 
 
 def sentence(error: BaseException) -> str:
     """The message of a user's error on one line."""
     if isinstance(error, MemoryError):
         return "there is not enough memory"
+    if type(error).__name__ == "OutOfMemoryError":  # PyTorch's; its message runs over several lines
+        return "there is not enough memory on the GPU"
     return " ".join(str(error).split())
 
 

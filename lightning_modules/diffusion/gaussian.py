@@ -24,6 +24,14 @@ def _tensor(log_snr: LogSNR) -> Tensor:
     return log_snr if isinstance(log_snr, Tensor) else torch.tensor(log_snr, dtype=torch.float64)
 
 
+def as_factor(value: Tensor, data: Tensor) -> Tensor:
+    """`value` in the dtype of `data` and ready to be multiplied with it: on its device, or on the CPU with shape [].
+
+    PyTorch hands a single number on the CPU to a GPU's kernel as an argument; a copy of it would wait for the GPU.
+    """
+    return value.to(data.dtype) if value.ndim == 0 and value.device.type == "cpu" else value.to(data)
+
+
 def alpha_sigma(log_snr: LogSNR) -> tuple[Tensor, Tensor]:
     """(alpha, sigma), both in [0, 1]: alpha^2 + sigma^2 = 1 and alpha^2 / sigma^2 = exp(log_snr).
 
@@ -36,7 +44,7 @@ def alpha_sigma(log_snr: LogSNR) -> tuple[Tensor, Tensor]:
 def diffuse(x: Tensor, log_snr: LogSNR, noise: Tensor) -> Tensor:
     """z_t = alpha_t x + sigma_t noise, a sample of q(z_t | x) (VDM, eq. 1); `noise` ~ N(0, I), of the shape of x."""
     alpha, sigma = alpha_sigma(log_snr)
-    return alpha.to(x) * x + sigma.to(x) * noise
+    return as_factor(alpha, x) * x + as_factor(sigma, x) * noise
 
 
 def posterior(z_t: Tensor, x: Tensor, log_snr_s: LogSNR, log_snr_t: LogSNR) -> tuple[Tensor, Tensor]:
@@ -45,13 +53,15 @@ def posterior(z_t: Tensor, x: Tensor, log_snr_s: LogSNR, log_snr_t: LogSNR) -> t
         mean = alpha_t sigma_s^2 / (alpha_s sigma_t^2) z_t + alpha_s (1 - SNR_t / SNR_s) x
         std  = sigma_s sqrt(1 - SNR_t / SNR_s)
 
-    The mean has the shape of x, the std that of the log-SNRs.  With x_hat for x this is the model's p(z_s | z_t).
+    The mean has the shape of x, the std that of the log-SNRs, of
+    floats [] on the CPU.  With x_hat for x this is the model's p(z_s | z_t).
     """
     alpha_s, sigma_s = alpha_sigma(log_snr_s)
     alpha_t, sigma_t = alpha_sigma(log_snr_t)
     gain = -torch.expm1(_tensor(log_snr_t) - _tensor(log_snr_s))  # 1 - SNR_t / SNR_s
     keep = alpha_t * sigma_s**2 / (alpha_s * sigma_t**2)
-    return keep.to(x) * z_t + (alpha_s * gain).to(x) * x, (sigma_s * gain.sqrt()).to(x)
+    mean = as_factor(keep, x) * z_t + as_factor(alpha_s * gain, x) * x
+    return mean, as_factor(sigma_s * gain.sqrt(), x)
 
 
 def flow_step(z_t: Tensor, x_hat: Tensor, log_snr_s: LogSNR, log_snr_t: LogSNR) -> Tensor:
@@ -60,25 +70,25 @@ def flow_step(z_t: Tensor, x_hat: Tensor, log_snr_s: LogSNR, log_snr_t: LogSNR) 
     Song et al., "Denoising diffusion implicit models", 2021, eq. 12 with eta = 0; x_hat is the estimate at z_t.
     """
     alpha_s, sigma_s = alpha_sigma(log_snr_s)
-    return alpha_s.to(x_hat) * x_hat + sigma_s.to(x_hat) * eps_from_x0(z_t, x_hat, log_snr_t)
+    return as_factor(alpha_s, x_hat) * x_hat + as_factor(sigma_s, x_hat) * eps_from_x0(z_t, x_hat, log_snr_t)
 
 
 def x0_from_eps(z_t: Tensor, eps: Tensor, log_snr: LogSNR) -> Tensor:
     """x_hat = (z_t - sigma_t eps) / alpha_t of a prediction of the noise (Ho et al. 2020); infinite at pure noise."""
     alpha, sigma = alpha_sigma(log_snr)
-    return (z_t - sigma.to(eps) * eps) / alpha.to(eps)
+    return (z_t - as_factor(sigma, eps) * eps) / as_factor(alpha, eps)
 
 
 def eps_from_x0(z_t: Tensor, x_hat: Tensor, log_snr: LogSNR) -> Tensor:
     """eps_hat = (z_t - alpha_t x_hat) / sigma_t, the inverse of `x0_from_eps`."""
     alpha, sigma = alpha_sigma(log_snr)
-    return (z_t - alpha.to(x_hat) * x_hat) / sigma.to(x_hat)
+    return (z_t - as_factor(alpha, x_hat) * x_hat) / as_factor(sigma, x_hat)
 
 
 def x0_from_v(z_t: Tensor, v: Tensor, log_snr: LogSNR) -> Tensor:
     """x_hat = alpha_t z_t - sigma_t v of a prediction of v = alpha_t eps - sigma_t x (Salimans and Ho 2022, app. D)."""
     alpha, sigma = alpha_sigma(log_snr)
-    return alpha.to(v) * z_t - sigma.to(v) * v
+    return as_factor(alpha, v) * z_t - as_factor(sigma, v) * v
 
 
 # what a network may predict, by the names of diffusers' schedulers (`prediction_type`)

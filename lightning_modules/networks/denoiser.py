@@ -187,17 +187,16 @@ class Denoiser(nn.Module):
         save_file(state, folder / WEIGHTS, {"format": "pt"})
 
     @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> Self:
+    def load(cls, folder: Path) -> Self:
         """The network that was saved into `folder`; raises ModelError."""
         config = read_json(folder / "config.json")
         try:
-            network = cls.of_state(config, load_file(folder / WEIGHTS))
+            return cls.of_state(config, load_file(folder / WEIGHTS))
         except FileNotFoundError:
             raise ModelError(f"{folder} has no weights ({WEIGHTS})") from None
         except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise ModelError(f"{folder}: configuration or weights are damaged ({reason})") from error
-        return network.to(dtype)
 
     @classmethod
     def of_state(cls, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Self:

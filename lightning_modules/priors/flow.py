@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..diffusion.gaussian import alpha_sigma
+from ..diffusion.gaussian import alpha_sigma, as_factor
 from ..identity import ModelError
 from .latent import LatentPrior, Text
 
@@ -33,7 +33,7 @@ def flow_log_snr(sigma: float) -> float:
 def to_flow(z: Tensor, sigma: float) -> Tensor:
     """Variance-preserving z moved to the flow's path at `sigma`, where it has the same signal-to-noise ratio."""
     _, sigma_vp = alpha_sigma(flow_log_snr(sigma))
-    return z * (sigma / sigma_vp).to(z)
+    return z * as_factor(sigma / sigma_vp, z)
 
 
 def x0_from_velocity(z_flow: Tensor, velocity: Tensor, sigma: float) -> Tensor:
@@ -57,7 +57,7 @@ class FlowPrior(LatentPrior):
     def _predict(self, z: Tensor, timestep: int, text: Text, guidance: Tensor) -> Tensor:
         sigma = timestep / self.num_levels
         z_flow = to_flow(z, sigma)
-        time = torch.full((len(z),), sigma, device=z.device, dtype=self.dtype)
+        time = torch.full((len(z),), sigma, device=z.device)  # float32: 1000 sigma in bfloat16 has steps of 2 or 4
         return x0_from_velocity(z_flow, self._velocity(z_flow.to(self.dtype), time, text, guidance).float(), sigma)
 
     @abstractmethod

@@ -20,18 +20,23 @@ from ..diffusion.pixels import from_signed, to_signed
 from ..identity import ModelError, fingerprint, read_json
 from ..networks.denoiser import Denoiser
 from .interface import Prior, Reconstruction
+from .memory import enough_memory
 from .pyramid import Pyramid
 
 
 class PixelPrior(Prior):
     """What pixel-space priors share: x0 is the image in [-1, 1] (`to_signed`), padded to what the network divides by.
 
-    network  what `denoise` runs, set by subclasses
+    network     what `denoise` runs, set by subclasses
+    half        precision of the network's layers (autocast); None: that of its weights
+    needs_less  what to do where memory is too small
     """
 
     lossless = True
     num_levels = 1000
     network: Any
+    half: torch.dtype | None = None
+    needs_less = "a smaller image needs less"
 
     def __init__(self, folder: Path, device: torch.device, multiple: int) -> None:
         self.folder, self.device, self.multiple = folder, device, multiple
@@ -53,13 +58,23 @@ class PixelPrior(Prior):
     def double(self) -> Self:
         """See Prior.double."""
         other = copy.copy(self)
-        other.network = copy.deepcopy(self.network).double()
+        other.network, other.half = copy.deepcopy(self.network).double(), None
         return other
+
+    def evaluate(self, *inputs: Any) -> Any:
+        """The network's output, by `half` precision where that is set; ModelError where memory is too small for it."""
+        with enough_memory(self.device, self.needs_less):
+            if self.half is None:
+                return self.network(*inputs)
+            with torch.autocast(self.device.type, self.half):
+                return self.network(*inputs)
 
 
 class DenoiserPrior(PixelPrior):
     """The shipped prior: timesteps evenly spaced in log-SNR over the range that the network was trained for.
 
+    dtype    float16 or bfloat16: the network's layers compute in it, everything around them in float32, so that a file
+             written in one precision decodes in another (a lossless one does not)
     tile     side in pixels above which the network runs piece by piece, so that any photo fits in memory
     overlap  context of each piece: the network's receptive field is within it, so tiling does not show
     pyramid  how estimates at lower resolutions enter (pyramid.py), from prior.json; without it they do not
@@ -67,14 +82,18 @@ class DenoiserPrior(PixelPrior):
 
     # up to 0.2 dB for seven more evaluations (docs/decisions/0051-ensemble.md)
     reconstruction: Reconstruction = "ensemble"
+    needs_less = "--dtype bfloat16 or --tile 512 need less"
 
     def __init__(
         self, folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
         tile: int = 1536, overlap: int = 192,
     ) -> None:
-        network = Denoiser.load(folder, dtype).to(device).to(memory_format=torch.channels_last)
-        self.network = network.eval().requires_grad_(False)
+        network = Denoiser.load(folder)
         super().__init__(folder, torch.device(device), network.multiple)
+        with enough_memory(self.device, self.needs_less):
+            network = network.to(self.device).to(memory_format=torch.channels_last)
+        self.network = network.eval().requires_grad_(False)
+        self.half = None if dtype == torch.float32 else dtype
         self.tile, self.overlap = tile, overlap
         settings = read_json(folder / "prior.json")
         self.clean, self.noisy = settings["log_snr"]
@@ -93,7 +112,7 @@ class DenoiserPrior(PixelPrior):
         log_snrs = torch.full((len(z),), log_snr, dtype=z.dtype, device=z.device)
 
         def network(piece: Tensor) -> Tensor:
-            return self.network(piece.contiguous(memory_format=torch.channels_last), log_snrs)
+            return self.evaluate(piece.contiguous(memory_format=torch.channels_last), log_snrs)
 
         return apply_tiled(network, z, self.tile, self.overlap).clamp(-1, 1)
 
@@ -132,5 +151,5 @@ class UNet2DPrior(PixelPrior):
 
     @torch.inference_mode()
     def denoise(self, z: Tensor, timestep: int, conditions: Sequence[Any] | None = None) -> Tensor:
-        output = self.network(z.to(self.network.dtype), timestep - 1).sample.to(z.dtype)
+        output = self.evaluate(z.to(self.network.dtype), timestep - 1).sample.to(z.dtype)
         return x0_from_prediction(self.prediction, z, output, self.log_snr(timestep)).clamp(-1, 1)

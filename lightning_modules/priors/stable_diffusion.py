@@ -51,8 +51,18 @@ class StableDiffusionPrior(LatentPrior):
         return next(self._parts["text"][0].parameters()).device
 
     def _predict(self, z: Tensor, timestep: int, text: Text, guidance: Tensor) -> Tensor:
-        output = self.network(z.to(self.dtype), timestep - 1, encoder_hidden_states=text[0]).sample
+        time = _own_timestep(timestep, z)
+        output = self.network(z.to(self.dtype), time, encoder_hidden_states=text[0]).sample
         return x0_from_prediction(self.prediction, z, output.float(), self.log_snr(timestep))
+
+
+def _own_timestep(timestep: int, z: Tensor) -> Tensor:
+    """The model's own timestep, which counts from 0, int64 [B].
+
+    As a tensor it is written by a kernel: a Python number is copied to a GPU, which waits, and compiled networks are
+    compiled anew for each.
+    """
+    return torch.full((len(z),), timestep - 1, device=z.device)
 
 
 class SDXLPrior(StableDiffusionPrior):
@@ -110,5 +120,6 @@ class SDXLPrior(StableDiffusionPrior):
             network, embedded, pooled = self.network, text[0], text[1]
             ids = torch.tensor([*size, 0, 0, *size], device=z.device).expand(count, 6)
         added = {"text_embeds": pooled, "time_ids": ids.to(self.dtype)}
-        output = network(z.to(self.dtype), timestep - 1, encoder_hidden_states=embedded, added_cond_kwargs=added).sample
+        time = _own_timestep(timestep, z)
+        output = network(z.to(self.dtype), time, encoder_hidden_states=embedded, added_cond_kwargs=added).sample
         return x0_from_prediction(self.prediction, z, output.float(), self.log_snr(timestep))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..vdm import load_vdm
+from .memory import enough_memory
 from .pixel import PixelPrior
 
 
@@ -30,4 +31,5 @@ class VDMPrior(PixelPrior):
     @torch.inference_mode()
     def denoise(self, z: Tensor, timestep: int, conditions: Sequence[Any] | None = None) -> Tensor:
         log_snr = torch.full((len(z),), self.log_snr(timestep), dtype=z.dtype, device=z.device)
-        return self.network.predict(z, log_snr).clamp(-1.0, 1.0)
+        with enough_memory(self.device, self.needs_less):
+            return self.network.predict(z, log_snr).clamp(-1.0, 1.0)

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 import torch
 
-from diffpress.codecs.threads import reproducible, side_by_side
+from diffpress.codecs.threads import fastest, reproducible, side_by_side
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -70,3 +70,15 @@ def test_sums_do_not_depend_on_the_number_of_threads() -> None:
         with reproducible(CPU) as workers:
             results.append(side_by_side(lambda x: torch.conv2d(x, kernel), [values] * 3, CPU, workers))
     assert all(torch.equal(a, results[0][0]) for result in results for a in result)
+
+
+def test_lossy_coding_has_fast_convolutions_and_exact_products() -> None:
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=True, benchmark=True, deterministic=True, allow_tf32=False):
+        with fastest(CUDA):
+            assert (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32) == (True, True, True)
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert not cudnn.allow_tf32
+        with fastest(CPU):
+            assert not cudnn.allow_tf32
+    assert torch.get_float32_matmul_precision() == "high"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from diffpress.codecs import CodecError, get_codec
 from diffpress.data import ImageError, ImageFolder, load_data, read_image, save_image
 from diffpress.evaluation.compare import evaluate
 from diffpress.evaluation.loop import record_path
-from diffpress.evaluation.measure import measure_image, read_file
+from diffpress.evaluation.measure import decode_prefixes, measure_image, read_file
 from diffpress.evaluation.metrics import learned as learned_metrics
 from diffpress.evaluation.metrics import psnr
 from diffpress.evaluation.points import parse_specs
@@ -377,3 +378,17 @@ def test_imagenet64_goes_through_the_loop(tmp_path: Path) -> None:
     result = evaluate(parse_specs(["png"]), data, tmp_path / "out", device="cpu", pictures=0)
     assert [record.image for record in result.records] == ["val00000", "val00001"]
     assert result.summary()[0].lossless_bpd == pytest.approx(8, rel=0.02)  # noise does not compress
+
+
+def test_seconds_of_a_prefix_include_waiting_for_the_device() -> None:
+    """A GPU works on when `decode_prefixes` has returned an image; the copy to the CPU waits for it."""
+
+    class Slow:
+        def cpu(self) -> torch.Tensor:
+            time.sleep(0.02)
+            return torch.zeros(1)
+
+    codec = SimpleNamespace(decode_prefixes=lambda stream, counts: iter([Slow() for _ in counts]))
+    found = decode_prefixes(codec, None, [1, 2])  # type: ignore[arg-type]
+    assert found[1][1] >= 0.02
+    assert found[2][1] >= 0.04

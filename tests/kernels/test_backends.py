@@ -17,7 +17,7 @@ class FakeCupy:
     """What the backend uses of CuPy; launches are recorded as (device, stream, kernel, grid, block, values, shared)."""
 
     def __init__(self, broken=None):
-        self.launches, self.stream, self.broken = [], None, broken
+        self.launches, self.stream, self.broken, self.refuses = [], None, broken, None
         self.cuda = types.SimpleNamespace(
             Device=lambda index: types.SimpleNamespace(attributes={"MaxSharedMemoryPerBlockOptin": 99 << 10}),
             Stream=types.SimpleNamespace(from_external=self.on_stream),
@@ -35,6 +35,8 @@ class FakeCupy:
 
         def get_function(name):
             def launch(grid, block, values, shared_mem):
+                if self.refuses:
+                    raise RuntimeError(self.refuses)
                 self.launches.append((CURRENT[-1], self.stream, name, grid, block, values, shared_mem))
 
             return launch
@@ -53,8 +55,10 @@ def cupy(monkeypatch):
     @contextlib.contextmanager
     def device(chosen):
         CURRENT.append(chosen)
-        yield
-        CURRENT.pop()
+        try:
+            yield
+        finally:
+            CURRENT.pop()
 
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(kernels, "find_spec", lambda name: name == "cupy")
@@ -92,6 +96,14 @@ def test_kernels_run_on_the_backends_device_and_stream(cupy, monkeypatch):
     assert (device.index, stream, name) == (1, (0, 701), "trellis_search")
     assert (grid, block, shared) == ((3, 1), (1024,), 16384)
     assert [type(value) for value in values] == [np.uint64, np.uint64, np.int32]
+    assert len(CURRENT) == 1
+
+
+def test_a_launch_that_fails_is_one_sentence(cupy, monkeypatch):
+    backend = get_backend("cuda", "cuda:1")
+    cupy.refuses = "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES: too many resources requested for launch\nand more"
+    with pytest.raises(KernelError, match=r"random_words cannot run on cuda:1: .* requested for launch$"):
+        backend._launch(("philox.cu", "random_words"), cuda.launch.per_item(1), 5)
     assert len(CURRENT) == 1
 
 

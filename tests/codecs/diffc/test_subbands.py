@@ -147,3 +147,13 @@ def test_without_subbands_a_step_is_one_group() -> None:
     assert whole.energies(coefficients) == pytest.approx([float(x.square().sum())])
     assert torch.equal(whole.join([((0,), whole.gather(coefficients, (0,)))]), x)
     assert [group.size for group in group_subbands(whole.counts, (0.1,), 5.0)] == [60]
+
+
+def test_places_are_found_once_for_a_device_and_stay_on_it() -> None:
+    """A group's rows come from what lies on the device; nothing is looked up on the CPU and copied again."""
+    subbands = Subbands((3, 40, 24), 16)
+    assert subbands._places_on(torch.device("cpu")) is subbands._places_on(torch.device("cpu"))
+    for wanted in [(3,), (20, 0, 7)]:
+        for rows, bands in zip(subbands._rows(wanted, torch.device("cpu")), subbands._subbands, strict=True):
+            assert torch.equal(rows, torch.isin(bands, torch.tensor(wanted)).nonzero()[:, 0])
+    assert all(part.device.type == "meta" for part in subbands.transform(torch.zeros(1, 3, 40, 24, device="meta")))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffpress.lightning_modules.diffusion import gaussian as g
 
@@ -57,3 +59,36 @@ def test_whitened_difference_is_the_snr_gain(s: float, t: float) -> None:
     mu = (wanted - mean) / deviation
     gain = math.exp(s) - math.exp(t)
     assert float(mu.square().sum()) == pytest.approx(gain * float((x - x_hat).square().sum()))
+
+
+class CopiesFromTheCPU(TorchDispatchMode):
+    """Counts tensors that are copied from the CPU to another device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        target = (kwargs or {}).get("device")
+        if target is not None and torch.device(target).type != "cpu" and args and args[0].device.type == "cpu":
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_float_log_snrs_are_not_copied_to_the_device() -> None:
+    """Each copy would wait for a GPU; torch's device without data stands in for one."""
+    z, x = torch.zeros(2, 1, 3, 8, 8, device="meta")
+    with CopiesFromTheCPU() as copies:
+        mean, std = g.posterior(z, x, 2.0, -1.0)
+        results = [mean + std * z, g.diffuse(x, 2.0, z), g.flow_step(z, x, 2.0, -1.0)]
+        results += [g.x0_from_eps(z, x, 2.0), g.x0_from_v(z, x, 2.0)]
+        assert copies.count == 0
+        assert all((y.device, y.dtype, y.shape) == (x.device, x.dtype, x.shape) for y in results)
+        torch.zeros([], dtype=torch.float64).to(x)
+        assert copies.count == 1  # what is counted does occur
+
+
+def test_numbers_are_rounded_before_they_multiply() -> None:
+    """A number on the CPU gives the bits that its copy in the data's dtype gives."""
+    value, x = torch.tensor(1 / 3, dtype=torch.float64), torch.randn(1000)
+    assert torch.equal(g.as_factor(value, x) * x, value.float() * x)
+    assert g.as_factor(value, x).dtype == torch.float32
+    assert g.as_factor(value.expand(5, 1), x.double()[None]).dtype == torch.float64

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffpress.lightning_modules import ModelError, load_model
 from diffpress.lightning_modules.diffusion.gaussian import alpha_sigma, diffuse
+from diffpress.lightning_modules.priors import latent
 from diffpress.lightning_modules.priors.interface import Prior
 
 MODELS = ["sd15", "sd21", "sdxl", "sdxl+refiner", "flux", "flux-schnell", "sd3"]
@@ -64,7 +65,7 @@ class ExactNetwork:
     def __call__(self, z: Tensor | None = None, time: Any = None, **given: Any) -> Any:
         self.calls += 1
         if z is not None:  # a U-Net of a DDPM schedule: 0-based timestep
-            alpha_squared = self.alphas_cumprod[time]
+            alpha_squared = self.alphas_cumprod[time[0]]
             log_snr = float(torch.logit(alpha_squared))
             x = exact_x0(z.double(), log_snr)
             alpha, sigma = alpha_sigma(log_snr)
@@ -225,9 +226,14 @@ def test_precision_and_offloading_change_little(
 
 @pytest.mark.slow
 def test_compiled_network_agrees(folders: dict[str, Path], priors: dict[str, Any]) -> None:
-    z = torch.randn(1, 4, 8, 8)
+    """Compiled once for every size, not for every timestep."""
     compiled = load(folders, "sd15", compile=True)
-    torch.testing.assert_close(compiled.denoise(z, 300), priors["sd15"].denoise(z, 300), atol=1e-3, rtol=1e-3)
+    for height in (8, 16):
+        z = torch.randn(1, 4, height, 8)
+        for number, timestep in enumerate((300, 301, 20)):
+            with torch._dynamo.config.patch(error_on_recompile=number > 0):
+                estimate = compiled.denoise(z, timestep)
+            torch.testing.assert_close(estimate, priors["sd15"].denoise(z, timestep), atol=1e-3, rtol=1e-3)
 
 
 def test_fingerprint_changes_with_what_is_used_and_nothing_else(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -344,3 +350,33 @@ def test_too_little_memory_says_what_can_be_done(priors: dict[str, Any], monkeyp
     monkeypatch.setattr(prior, "network", exhausted)
     with pytest.raises(ModelError, match=r"not enough memory on cpu .*--offload model"):
         prior.denoise(torch.zeros(1, 4, 8, 8), 10)
+
+
+def test_times_stay_float32(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16 one in four of a flow's thousand timesteps would be left."""
+    prior = load(folders, "sd3", dtype="bfloat16")
+    times: list[Tensor] = []
+
+    def network(hidden_states: Tensor, timestep: Tensor, **_: Any) -> Any:
+        times.append(timestep)
+        return SimpleNamespace(sample=hidden_states)
+
+    monkeypatch.setattr(prior, "network", network)
+    prior.denoise(torch.zeros(1, 4, 8, 8), 777)
+    assert times[0].dtype == torch.float32
+    assert float(times[0][0]) == pytest.approx(777, abs=1e-3)
+
+
+def test_layers_that_take_turns_wait_in_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies from pageable memory are slow and hold the host up."""
+    pinned: list[int] = []
+
+    def pin(tensor: Tensor) -> Tensor:
+        copied = tensor.clone()
+        pinned.append(copied.data_ptr())
+        return copied
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    layer = torch.nn.Linear(3, 4)
+    latent._fetch_for_calls(layer, torch.device("cuda"))
+    assert [layer.weight.data_ptr(), layer.bias.data_ptr()] == pinned

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -87,3 +89,34 @@ def test_bad_model_folders_are_sentences(tmp_path: Path, content: str) -> None:
         load_model(tmp_path)
     with pytest.raises(ModelError, match="no model folder"):
         load_model(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_changes_little_and_stays_outside(tiny_prior: Path, dtype: str) -> None:
+    """The network's layers round; z, the preconditioning and the estimate are float32 (and float64 when portable)."""
+    whole, half = load_model(tiny_prior, device="cpu"), load_model(tiny_prior, device="cpu", dtype=dtype)
+    for prior in (whole, half):
+        torch.manual_seed(2)
+        torch.nn.init.normal_(prior.network.head.weight, std=0.1)
+    z = torch.randn(1, 3, 32, 32)
+    for timestep in (1, 300, 1000):
+        exact, rounded = whole.denoise(z, timestep), half.denoise(z, timestep)
+        assert rounded.dtype == torch.float32
+        assert not torch.equal(rounded, exact)
+        noise = math.exp(-0.5 * half.log_snr(timestep))  # c_out, by which an error of the layers is multiplied
+        spread = noise * SIGMA_DATA / math.hypot(noise, SIGMA_DATA)
+        assert float((rounded - exact).abs().max()) < 0.05 * spread
+    portable = half.double().denoise(z.double(), 300)
+    torch.testing.assert_close(portable, whole.double().denoise(z.double(), 300))
+
+
+def test_too_little_memory_says_what_can_be_done(tiny_prior: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = load_model(tiny_prior, device="cpu")
+    for error, told in [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9000 GiB"), "--tile 512"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "--tile 512"),
+        (RuntimeError("mat1 and mat2 must have the same dtype"), None),
+    ]:
+        monkeypatch.setattr(prior, "network", Mock(side_effect=error))
+        with pytest.raises(ModelError if told else RuntimeError, match=told or "mat1"):
+            prior.denoise(torch.zeros(1, 3, 32, 32), 10)

@@ -75,6 +75,8 @@ def test_a_loaded_state_goes_on(counter: type) -> None:
     resumed.load_state_dict(state)
     train(optimizer, network, 4)
     train(resumed, other, 4)
+    counters = [values["step"] for values in resumed.state.values() if "step" in values]
+    assert {type(step) for step in counters} == {int}  # a tensor on a GPU would be waited for
     for a, b in zip(network.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
 
