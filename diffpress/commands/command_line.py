@@ -25,7 +25,8 @@ class CommandLine(argparse.ArgumentParser):
     def __init__(self, command: str, summary: str, examples: Sequence[str]) -> None:
         shown = "".join(f"\n  python {example}" for example in examples)
         super().__init__(
-            prog=command, usage="%(prog)s [options] ...", description=f"{summary}\n\nexamples:{shown}" if shown else summary,
+            prog=command, usage="%(prog)s [options] ...",
+            description=f"{summary}\n\nexamples:{shown}" if shown else summary,
             formatter_class=_Help, allow_abbrev=False, add_help=False,
         )
         self.summary, self.examples = summary, tuple(examples)
