@@ -23,9 +23,10 @@ class CommandLine(argparse.ArgumentParser):
     """
 
     def __init__(self, command: str, summary: str, examples: Sequence[str]) -> None:
-        shown = "\n".join(f"  python {example}" for example in examples)
+        shown = "".join(f"\n  python {example}" for example in examples)
         super().__init__(
-            prog=command, usage="%(prog)s [options] ...", description=f"{summary}\n\nexamples:\n{shown}",
+            prog=command, usage="%(prog)s [options] ...",
+            description=f"{summary}\n\nexamples:{shown}" if shown else summary,
             formatter_class=_Help, allow_abbrev=False, add_help=False,
         )
         self.summary, self.examples = summary, tuple(examples)
