@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,9 +49,9 @@ class FFmpegCodec(NativeCodec):
     bitstream: str
     halved: bool
 
+    @abstractmethod
     def _encoder(self) -> list[str]:
         """Arguments of ffmpeg that choose and set the encoder."""
-        raise NotImplementedError
 
     def _write(self, image: torch.Tensor) -> bytes:
         height, width = image.shape[1:]
