@@ -36,7 +36,10 @@ class DenoiserTraining(L.LightningModule):
     initial                    folder of a trained denoiser to go on from, with the channels left inside its blocks;
                                blocks beyond its own are new and change nothing at first; None: untrained
     lr, adam_lr                learning rates of Muon (inner convolutions) and Adam (the rest)
-    warmup                     steps of linear warm-up; from then on the rate falls as the square of what is left
+    warmup                     steps of linear warm-up
+    decay                      the last steps, over which the rate falls linearly to zero, after being constant: a run can
+                               be prolonged or brought to an end at any checkpoint; None: from the warm-up on the rate
+                               falls as the square of what is left
     log_snr_range              levels drawn evenly, from nearly pure noise to far below one grey level
     focus_range, focus_share   levels from which `focus_share` of the batch is drawn instead
     """
@@ -51,12 +54,13 @@ class DenoiserTraining(L.LightningModule):
         lr: float = 0.02,
         adam_lr: float = 1e-3,
         warmup: int = 100,
+        decay: int | None = None,
         log_snr_range: tuple[float, float] = (-8.0, 13.0),
         focus_range: tuple[float, float] = (-3.0, 6.0),
         focus_share: float = 0.5,
     ) -> None:
         super().__init__()
-        self.lr, self.adam_lr, self.warmup = lr, adam_lr, warmup
+        self.lr, self.adam_lr, self.warmup, self.decay = lr, adam_lr, warmup, decay
         self.log_snr_range, self.focus_range, self.focus_share = log_snr_range, focus_range, focus_share
         network = Denoiser(widths, blocks, embedding, activation)
         if initial is not None:
@@ -121,7 +125,9 @@ class DenoiserTraining(L.LightningModule):
 
         def rate(step: int) -> float:
             rising = (step + 1) / max(1, self.warmup)
-            return min(1.0, rising) * max(0.0, 1 - step / total) ** 2
+            left = max(0, total - step)
+            falling = (left / total) ** 2 if self.decay is None else min(1.0, left / max(1, self.decay))
+            return min(1.0, rising) * falling
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
