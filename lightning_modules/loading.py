@@ -23,6 +23,7 @@ LOADING = ("dtype", "variant", "refiner", "compile", "offload", "tile", "local_f
 # "_class_name" in config.json or model_index.json -> "module:loader", called with (folder, device, **options)
 MODELS = {
     "Denoiser": ".priors.pixel:DenoiserPrior",
+    "IntegerDenoiser": ".priors.pixel:IntegerPrior",
     "UNet2DModel": ".priors.pixel:UNet2DPrior",
     "UQDM": ".uqdm:load_uqdm",
     "VDM": ".priors.vdm:VDMPrior",

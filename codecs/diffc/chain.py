@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from .subbands import Group, SingleBand, Subbands, group_subbands, subbands_of
 
 NO_BITS, NOMINAL = 0, 128  # budget codes: nothing is sent; exactly the calibrated KL
 CODES_PER_OCTAVE = 16  # neighbouring budget codes differ by a factor 2^(1/16), 4.4 %
+BUDGET_GRID = 1024  # parts of a bit to which budgets are rounded where machines must agree
 START_KEY = 1 << 40  # key of the noise that the chain starts from
 GROUP_KEY = 1 << 16  # group j of step i uses key i + j * GROUP_KEY
 
@@ -68,12 +70,14 @@ class CalibratedStep:
     target  timestep s where it ends
     gain    SNR_s - SNR_t
     groups  what is sent one by one, with the KL that the calibration expects
+    exact   budgets are rounded, so that logarithms and powers may differ in their last bit between machines
     """
 
     number: int
     target: int
     gain: float
     groups: tuple[Group, ...]
+    exact: bool = False
 
     @property
     def bits(self) -> float:
@@ -83,9 +87,12 @@ class CalibratedStep:
     def coded_groups(self, codes: Sequence[int]) -> list[CodedGroup]:
         """The groups with the budgets that `codes`, one byte each, stand for."""
         factors = [0.0 if code == NO_BITS else 2 ** ((code - NOMINAL) / CODES_PER_OCTAVE) for code in codes]
+        budgets = [group.bits * factor for group, factor in zip(self.groups, factors, strict=True)]
+        if self.exact:
+            budgets = [round(bits * BUDGET_GRID) / BUDGET_GRID for bits in budgets]
         return [
-            CodedGroup(group, group.bits * factor, self.number + j * GROUP_KEY)
-            for j, (group, factor) in enumerate(zip(self.groups, factors, strict=True))
+            CodedGroup(group, bits, self.number + j * GROUP_KEY)
+            for j, (group, bits) in enumerate(zip(self.groups, budgets, strict=True))
         ]
 
 
@@ -135,19 +142,22 @@ class SharedChain:
         gain = 0.0
         if target < begin:
             gain = snr_gain(self.prior.log_snr(target), self.prior.log_snr(begin) if number else -math.inf)
+            gain = float(np.float32(gain)) if self.prior.exact else gain
         rows = schedule.subband_mse if params.group_budgets else None
         mse = (schedule.mse[number],) if rows is None else rows[number]
-        return CalibratedStep(number, target, gain, group_subbands(self.subbands(params, shape).counts, mse, gain))
+        groups = group_subbands(self.subbands(params, shape).counts, mse, gain)
+        return CalibratedStep(number, target, gain, groups, self.prior.exact)
 
     def join(
         self, subbands: Subbands | SingleBand, groups: Sequence[CodedGroup], samples: Sequence[Vector]
     ) -> Tensor:
         """A step's sample [1, C, h, w] from those of the groups that were sent, and shared noise for the others."""
         received = iter(samples)
-        return subbands.join([
+        vectors = [
             (one.group.subbands, torch.as_tensor(next(received)) if one.bits else self.noise(one.key, one.group.size))
             for one in groups
-        ])
+        ]
+        return subbands.join(vectors, exact=self.prior.exact)
 
     def denoise(self, state: State) -> Tensor:
         """x0_hat = E[x0 | z_t], float32 [1, C, h, w]."""

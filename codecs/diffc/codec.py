@@ -258,7 +258,7 @@ class DiffC:
 
     def _precision(self, lossless: bool) -> AbstractContextManager[Any]:
         """For a lossless segment both sides need the same estimates to the last bit."""
-        return reproducible(self.prior.device) if lossless else fastest(self.prior.device)
+        return (reproducible if lossless and not self.prior.exact else fastest)(self.prior.device)
 
     # ---- what the container and the evaluation ask ---------------------------------------------------------------
 

@@ -22,6 +22,8 @@ BLOCK = 128  # side of a block of the transform; what is left at the right and a
 RADII = 16  # subbands of a channel: the mean of a block, then half-octaves of frequency up to the diagonal
 GROUP_PRICE = 16.0  # bits that a group must save to be sent by itself: its budget code, the ends of its codeword
 
+GRID, GRID_END, COSINE_UNIT = 2.0**16, 2.0**12, 2.0**-18  # of Subbands._invert_exactly
+
 OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))  # brightness, red - blue, their mean - green
 
 
@@ -130,8 +132,11 @@ class Subbands:
             matrix *= (u / (1 + u))[bands]
         return self.invert(matrices)
 
-    def join(self, groups: Sequence[tuple[Iterable[int], Tensor]]) -> Tensor:
-        """The tensor [1, C, h, w] of coefficients given as (subbands, vector as of `gather`), each subband once."""
+    def join(self, groups: Sequence[tuple[Iterable[int], Tensor]], exact: bool = False) -> Tensor:
+        """The tensor [1, C, h, w] of coefficients given as (subbands, vector as of `gather`), each subband once.
+
+        exact  compute so that every machine gets the same bits
+        """
         matrices = [
             groups[0][1].new_empty(len(bands), math.prod(self._grid(region)))
             for region, bands in zip(self.regions, self._subbands, strict=True)
@@ -142,7 +147,7 @@ class Subbands:
                 end = start + len(row) * matrix.shape[1]
                 matrix[row] = vector[start:end].view(len(row), matrix.shape[1])
                 start = end
-        return self.invert(matrices)
+        return self._invert_exactly(matrices) if exact else self.invert(matrices)
 
     def invert(self, coefficients: Sequence[Tensor]) -> Tensor:
         """The tensor [1, C, h, w] that has these coefficients, as `transform` gives them."""
@@ -155,6 +160,22 @@ class Subbands:
                 matrix.view(channels, height, width, down, across), _cosines(width, x.dtype, x.device),
             ))  # fmt: skip
         return torch.einsum("kc,khw->chw", _colours(self.shape[0], x.dtype, x.device), x)[None]
+
+    def _invert_exactly(self, coefficients: Sequence[Tensor]) -> Tensor:
+        """As `invert`, in integers carried in float64, where the order of their sums does not matter.
+
+        Coefficients and what is between the two directions are multiples of 2^-16 below 2^12 in magnitude, cosines of
+        2^-18: a sum of BLOCK products is below 2^53 times its unit.
+        """
+        x = coefficients[0].new_empty(self.shape, dtype=torch.float64)
+        for region, matrix in zip(self.regions, coefficients, strict=True):
+            cut = self._cut(x, region)
+            channels, down, height, across, width = cut.shape
+            rows, columns = (_whole_cosines(side, x.device) for side in (height, width))
+            blocks = _on_grid(matrix.double()).view(channels, height, width, down, across)
+            half = _on_grid(torch.einsum("un,cuvhw->cnvhw", rows, blocks) * COSINE_UNIT)
+            cut.copy_(_on_grid(torch.einsum("cnvhw,vm->chnwm", half, columns) * COSINE_UNIT))
+        return _uncoloured(x).float()[None]
 
     @staticmethod
     def _cut(x: Tensor, region: Region) -> Tensor:
@@ -198,8 +219,8 @@ class SingleBand:
         """See Subbands.gather."""
         return coefficients[0][0]
 
-    def join(self, groups: Sequence[tuple[Iterable[int], Tensor]]) -> Tensor:
-        """See Subbands.join."""
+    def join(self, groups: Sequence[tuple[Iterable[int], Tensor]], exact: bool = False) -> Tensor:
+        """See Subbands.join; nothing is computed."""
         return groups[0][1].view(1, *self.shape)
 
 
@@ -262,10 +283,14 @@ def _blocks(length: int, block: int) -> list[tuple[slice, int]]:
 @cache
 def _cosines(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The orthonormal cosine transform (DCT-II) [frequency, place], rounded to float32."""
+    return _exact_cosines(size).float().to(device, dtype)
+
+
+def _exact_cosines(size: int) -> Tensor:
     places = torch.arange(size, dtype=torch.float64)
     matrix = torch.cos(math.pi / (2 * size) * (2 * places + 1) * places[:, None]) * math.sqrt(2 / size)
     matrix[0] /= math.sqrt(2)
-    return matrix.float().to(device, dtype)
+    return matrix
 
 
 @cache
@@ -273,3 +298,26 @@ def _colours(channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """An orthonormal change of channels [C, C], rounded to float32: opponent colours for three, none for latents."""
     matrix = torch.tensor(OPPONENT) if channels == 3 else torch.eye(channels)
     return (matrix / torch.linalg.vector_norm(matrix, dim=1, keepdim=True)).to(device, dtype)
+
+
+def _on_grid(x: Tensor) -> Tensor:
+    """float64 x rounded to multiples of 1 / GRID within +-GRID_END."""
+    return x.mul(GRID).round_().clamp_(-GRID * GRID_END, GRID * GRID_END).div_(GRID)
+
+
+@cache
+def _whole_cosines(size: int, device: torch.device) -> Tensor:
+    """`_cosines` in multiples of COSINE_UNIT, float64 [frequency, place]."""
+    return _exact_cosines(size).div(COSINE_UNIT).round().to(device)
+
+
+def _uncoloured(x: Tensor) -> Tensor:
+    """[C, h, w] from float64 opponent colours x [C, h, w]; one operation after the other."""
+    colours = _colours(len(x), torch.float64, x.device)
+    channels = []
+    for c in range(len(x)):
+        total = x[0] * colours[0, c]
+        for k in range(1, len(x)):
+            total = total + x[k] * colours[k, c]
+        channels.append(total)
+    return torch.stack(channels)

@@ -20,6 +20,7 @@ from .errors import NothingAsked, UsageError, run
 EXAMPLES = """python train.py fit -c configs/denoiser/pixel.yaml --data.train photos
 python train.py fit -c configs/denoiser/pixel.yaml --data.train photos --ckpt_path LAST.ckpt    # goes on
 python train.py export LAST.ckpt my-model
+python train.py export LAST.ckpt my-model --integers photos
 """
 HELP = f"""usage: train.py {{fit,validate,test,predict,export}} ...
 
@@ -82,8 +83,13 @@ def _export(words: list[str]) -> int:
     parser.add_argument("checkpoint", type=Path, help="a .ckpt file, or a UQDM folder as its authors distribute it")
     parser.add_argument("folder", type=Path, help="the model folder, which is made")
     parser.add_argument("--half", action="store_true", help="store the network in half precision")
+    parser.add_argument(
+        "--integers", type=Path, metavar="PHOTOS",
+        help="a denoiser of one resolution with ReLU in integers, which gives the same estimates on every machine; "
+        "exponents are chosen on the first photos of this folder",
+    )  # fmt: skip
     options = parser.parse_args(words)
-    export(options.checkpoint, options.folder, options.half)
+    export(options.checkpoint, options.folder, options.half, options.integers)
     return 0
 
 

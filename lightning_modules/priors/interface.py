@@ -29,6 +29,7 @@ class Prior(Protocol):
     fingerprint     4 bytes that identify configuration, weights and calibration (identity.py)
     num_levels      number of timesteps; 0 is clean data, `num_levels` the noisiest
     multiple        an image whose height and width are multiples of this is encoded without padding
+    exact           whether denoise gives the same bits on every machine; the codec's own arithmetic then does so, too
     lossless        whether decode(encode(image)) == image, so that lossless codecs can work with it
     reconstruction  how DiffC's decoding ends unless told otherwise (codecs/diffc)
     schedule        name of the shipped schedule (configs/diffc) for a model without calibration; None: there is none
@@ -39,6 +40,7 @@ class Prior(Protocol):
     fingerprint: bytes
     num_levels: int
     multiple: int = 1
+    exact: bool = False
     lossless: bool = False
     reconstruction: Reconstruction = "mse"
     schedule: str | None = None

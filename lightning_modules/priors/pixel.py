@@ -19,6 +19,7 @@ from ..diffusion.gaussian import PREDICTIONS, x0_from_prediction
 from ..diffusion.pixels import from_signed, to_signed
 from ..identity import ModelError, fingerprint, read_json
 from ..networks.denoiser import Denoiser
+from ..networks.integer_denoiser import IntegerDenoiser
 from .interface import Prior, Reconstruction
 from .memory import enough_memory
 from .pyramid import Pyramid
@@ -94,10 +95,13 @@ class DenoiserPrior(PixelPrior):
             network = network.to(self.device).to(memory_format=torch.channels_last)
         self.network = network.eval().requires_grad_(False)
         self.half = None if dtype == torch.float32 else dtype
+        self._read_settings(tile, overlap)
+
+    def _read_settings(self, tile: int, overlap: int) -> None:
         self.tile, self.overlap = tile, overlap
-        settings = read_json(folder / "prior.json")
+        settings = read_json(self.folder / "prior.json")
         self.clean, self.noisy = settings["log_snr"]
-        self.pyramid = Pyramid([tuple(node) for node in settings.get("pyramid", [])], network.multiple)
+        self.pyramid = Pyramid([tuple(node) for node in settings.get("pyramid", [])], self.multiple, self.exact)
 
     def log_snr(self, timestep: int) -> float:
         return self.clean + (self.noisy - self.clean) * timestep / self.num_levels
@@ -115,6 +119,26 @@ class DenoiserPrior(PixelPrior):
             return self.evaluate(piece.contiguous(memory_format=torch.channels_last), log_snrs)
 
         return apply_tiled(network, z, self.tile, self.overlap).clamp(-1, 1)
+
+
+class IntegerPrior(DenoiserPrior):
+    """The shipped prior in integers (networks/integer_denoiser.py): the same estimates, bit for bit, on every machine."""
+
+    exact = True
+
+    def __init__(self, folder: Path, device: str | torch.device = "cpu", tile: int = 1024) -> None:
+        self.integers = IntegerDenoiser.load(folder).to(torch.device(device))
+        PixelPrior.__init__(self, folder, torch.device(device), self.integers.multiple)
+        self._read_settings(tile, self.integers.reach)
+
+    def own_estimate(self, z: Tensor, log_snr: float) -> Tensor:
+        """See DenoiserPrior.own_estimate."""
+        with enough_memory(self.device, self.needs_less):
+            return apply_tiled(lambda piece: self.integers(piece, log_snr), z, self.tile, self.overlap).clamp(-1, 1)
+
+    def double(self) -> Self:
+        """Itself: nothing in it depends on the machine."""
+        return self
 
 
 class UNet2DPrior(PixelPrior):

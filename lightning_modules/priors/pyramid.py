@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...data.tiling import crop, mirror_to_multiple
+from ...data.tiling import crop, mirror_to_multiple, pad_to
 
 Network = Callable[[Tensor, float], Tensor]  # (variance-preserving z [B, C, h, w], log-SNR) -> x0_hat in [-1, 1]
 Node = tuple[float, float, float, float]  # log-SNR; own, smooth, coarse
@@ -34,10 +34,12 @@ class Pyramid:
     nodes     weights at ascending log-SNRs, between which they are interpolated; below the first they stay as they
               are, above the last there is only the network itself
     multiple  height and width that the network accepts are multiples of this
+    exact     compute by single IEEE operations in a fixed order, so that every machine gets the same bits
     """
 
     nodes: Sequence[Node]
     multiple: int
+    exact: bool = False
 
     def weights(self, log_snr: float) -> tuple[float, float, float]:
         """(own, smooth, coarse) at `log_snr`."""
@@ -50,26 +52,54 @@ class Pyramid:
     def estimate(self, network: Network, z: Tensor, log_snr: float) -> Tensor:
         """x0_hat [B, C, h, w] in [-1, 1] of variance-preserving z [B, C, h, w]; h and w are arbitrary."""
         own, smooth, coarse = self.weights(log_snr)
+        double, average = (exact_double, exact_average) if self.exact else (_double, _average)
         size, z = (z.shape[-2], z.shape[-1]), mirror_to_multiple(z, self.multiple)
         if not coarse or min(z.shape[-2:]) < 2 * self.multiple:
             return crop(network(z, log_snr), size)
         mixed = coarse * self._from_half(network, z, log_snr)
         if own or smooth:
             full = network(z, log_snr)
-            mixed += own * full + smooth * _double(F.avg_pool2d(full, 2))
+            mixed += own * full + smooth * double(average(full))
         return crop(mixed.clamp(-1, 1), size)
 
     def terms(self, network: Network, z: Tensor, log_snr: float) -> Tensor:
         """[3, B, C, h, w]: what own, smooth and coarse are the weights of; h and w are multiples of `multiple`."""
         full = network(z, log_snr)
-        return torch.stack([full, _double(F.avg_pool2d(full, 2)), self._from_half(network, z, log_snr)])
+        return torch.stack([full, _double(_average(full)), self._from_half(network, z, log_snr)])
 
     def _from_half(self, network: Network, z: Tensor, log_snr: float) -> Tensor:
         """U E(P z), where P z is scaled to unit variance again."""
         signal = 1.0 / (1.0 + math.exp(-log_snr))  # alpha^2
-        half = F.avg_pool2d(z, 2) / math.sqrt(signal + (1.0 - signal) / 4.0)
-        return _double(self.estimate(network, half, log_snr + math.log(4.0)))
+        double, average = (exact_double, exact_average) if self.exact else (_double, _average)
+        half = average(z) / math.sqrt(signal + (1.0 - signal) / 4.0)
+        return double(self.estimate(network, half, log_snr + math.log(4.0)))
+
+
+def _average(image: Tensor) -> Tensor:
+    return F.avg_pool2d(image, 2)
 
 
 def _double(image: Tensor) -> Tensor:
     return F.interpolate(image, scale_factor=2, mode="bicubic", align_corners=False)
+
+
+def exact_average(image: Tensor) -> Tensor:
+    """The mean of every 2 x 2 pixels, [B, C, h / 2, w / 2]."""
+    rows = image[..., 0::2, :] + image[..., 1::2, :]
+    return (rows[..., 0::2] + rows[..., 1::2]) * 0.25
+
+
+def exact_double(image: Tensor) -> Tensor:
+    """Bicubic interpolation (Keys 1981, a = -3/4) to twice the size, as F.interpolate computes it, but for rounding."""
+    return _doubled_rows(_doubled_rows(image).mT).mT
+
+
+def _doubled_rows(image: Tensor) -> Tensor:
+    """[..., 2 h, w]: row 2 i lies a quarter above row i, row 2 i + 1 a quarter below; the border is repeated."""
+    h, w = image.shape[-2:]
+    padded = pad_to(pad_to(image, h + 2, w).flip(-2), h + 4, w).flip(-2)  # two rows at each end
+    a, b, c, d, e = (padded[..., k : k + h, :] for k in range(5))
+    far, near, next_, beyond = (weight / 256 for weight in (-27.0, 225.0, 67.0, -9.0))
+    above = a * beyond + b * next_ + c * near + d * far
+    below = b * far + c * near + d * next_ + e * beyond
+    return torch.stack([above, below], dim=-2).flatten(-3, -2)

@@ -15,17 +15,19 @@ import torch
 from .. import uqdm, vdm
 from ..identity import ModelError
 from ..networks.denoiser import Denoiser
+from .integers import integer_denoiser, photos
 from .pixel_diffusion import read_checkpoint, refused_as
 from .published_checkpoints import is_published
 
 
-def export(checkpoint: Path, folder: Path, half: bool = False) -> None:
+def export(checkpoint: Path, folder: Path, half: bool = False, integers: Path | None = None) -> None:
     """Write the model of a training run as a folder that compress.py and load_model accept.
 
     checkpoint  a .ckpt file of `train.py fit` for the denoiser, UQDM or VDM, whose averaged weights are taken where the
                 run averaged them; or a folder with a UQDM as its authors distribute it (config.json, checkpoint.pt)
     folder      the model folder, which is made
     half        store the network in half precision
+    integers    make a denoiser one in integers (integers.py), with exponents chosen on photos of this folder
 
     Raises ModelError where the checkpoint cannot be read or is of another kind.
     """
@@ -44,7 +46,10 @@ def export(checkpoint: Path, folder: Path, half: bool = False) -> None:
             log_snr_range = config.pop("log_snr_range")
             own = {name.removeprefix("network."): value for name, value in weights.items()}
             network = Denoiser.of_state(config, own).to(torch.float16 if half else torch.float32)
-            network.save(folder)
+            if integers is None:
+                network.save(folder)
+            else:
+                integer_denoiser(network, photos(integers), log_snr_range).save(folder)
             (folder / "prior.json").write_text(json.dumps({"log_snr": [log_snr_range[1], log_snr_range[0]]}) + "\n")
         elif kind in MODULES:
             module = MODULES[kind](config)
