@@ -27,10 +27,9 @@ types: $(VENV)/installed  ## mypy: types; pyright: an editor resolves every impo
 	cd .ci/types && ../../$(PY) -m mypy --config-file ../../pyproject.toml -p diffpress
 	$(PY) -m pyright --pythonpath $(PY)
 
-bench: $(VENV)/installed  ## the measurements behind docs/results/coders.md, uqdm-coding.md and docs/models.md (long)
+bench: $(VENV)/installed  ## the measurements behind docs/results/coders.md and docs/models.md (long)
 	$(PY) benchmarks/rcc.py overhead
 	$(PY) benchmarks/rcc.py speed
-	$(PY) benchmarks/uqdm.py
 	$(PY) benchmarks/diffc_latent.py
 
 gpu: $(VENV)/installed  ## on a GPU: tests, files exchanged with the CPU, speed; writes docs/results/gpu.md (nine minutes)

@@ -4,7 +4,7 @@
     python benchmarks/rcc.py speed [--size 24576] [--clock cpu] [-o speed.json]
 
 Overhead: bits at equal MSE above what ideal sampling with the same steps gives in expectation, above infinitely many
-such steps, and above the rate-distortion function (rcc_gaussian.py).  Speed: rcc_speed.py.
+such steps, and above the rate-distortion function (tests/gaussian_source.py).  Speed: rcc_speed.py.
 Not a test: the tests hold smaller instances to bounds.
 """
 
@@ -21,9 +21,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests"), str(ROOT)]
 
-from rcc_gaussian import Channel, Floats, Source, coded, ideal, pfr_law, run  # noqa: E402
+from gaussian_source import Channel, Source, coded, extra_bits, ideal, pfr_law, run  # noqa: E402
 
 from diffpress.codecs.reverse_channel import get_coder  # noqa: E402
 
@@ -39,19 +40,6 @@ def channels() -> dict[str, Channel]:
         "trellis L = 12": coded(get_coder("trellis", constraint_length=12)),
         "trellis": coded(get_coder("trellis")),
     }
-
-
-def extra_bits(bits: Floats, mse: Floats, ideal_bits: Floats, ideal_mse: Floats) -> float:
-    """Mean of bits over the ideal curve's bits at equal MSE, minus 1, over the last half of the steps.
-
-    Curves are interpolated linearly in log MSE and, at the end, extended with their last slope.
-    """
-    x, y = np.log(ideal_mse[::-1]), ideal_bits[::-1]
-    at = np.log(mse)
-    slope = (y[0] - y[1]) / (x[0] - x[1])
-    equal = np.where(at < x[0], y[0] + slope * (at - x[0]), np.interp(at, x, y))
-    half = len(bits) // 2
-    return float((bits[half:] / equal[half:]).mean() - 1)
 
 
 def overhead(arguments: argparse.Namespace) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """The one map from shared integers to shared normals: a shipped table of 65,536 quantiles.
 
-No transcendental function runs on the decode path, so a sample is the same float on every machine.  The table (see
-tools/make_normal_table.py) holds bin means with unit variance, the largest value is 4.39.  Its checksum is verified
+No transcendental function runs on the decode path, so a sample is the same float on every machine.  The table
+holds the means of 65,536 equally likely bins, scaled to unit variance; the largest is 4.39.  Its checksum is verified
 when it is loaded.  Not for anything that needs tails beyond 4.4 standard deviations.
 """
 

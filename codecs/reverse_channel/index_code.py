@@ -1,8 +1,8 @@
 """A static prefix code for PFR indices: canonical Huffman over log-spaced classes, then raw offset bits.
 
-Self-delimiting without a range coder's flush per step.  Class masses come from index_masses.npy (made by
-tools/make_index_masses.py) as integers, for both index models on a grid of chunk KLs, so every machine builds the same
-code.  Classes are quarters of octaves of index + 1, inside which both laws are nearly flat.
+Self-delimiting without a range coder's flush per step.  Class masses come from index_masses.npy as integers, for both
+index models on a grid of chunk KLs, so every machine builds the same code (docs/decisions/0011-pfr.md says how they
+were simulated).  Classes are quarters of octaves of index + 1, inside which both laws are nearly flat.
 """
 
 from __future__ import annotations

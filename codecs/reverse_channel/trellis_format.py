@@ -30,7 +30,7 @@ BRANCHES = 8e9  # default of TrellisCoder.branches, about 3 s of one core
 RAMP_STAGES = 20  # the early stages that own fewer coordinates are at most this many
 
 # Bits to spend per bit of KL so that the search delivers the step's KL, at these budgets per codeword and for these
-# constraint lengths; linear in between.  Measured open loop by tools/measure_factors.py.
+# constraint lengths; linear in between.  Measured open loop (docs/results/coders.md).
 BUDGETS = (6.0, 13.0, 28.0, 58.0, 118.0, 240.0, 480.0, 960.0, 3840.0)
 FACTORS = {
     10: (1.390, 1.254, 1.169, 1.137, 1.119, 1.106, 1.097, 1.091, 1.090),

@@ -40,11 +40,6 @@ def step_table(base_prior: BasePrior, number: int) -> Table:
     return _tables_of_std(base_prior, std_row)[dither]
 
 
-def forget_step_tables() -> None:
-    """Drop the tables built so far; for measurements."""
-    _tables_of_std.cache_clear()
-
-
 @lru_cache(maxsize=512)
 def _tables_of_std(base_prior: BasePrior, std_row: int) -> list[Table]:
     """The tables of one std, one per value of the dither: together they take hardly longer than one alone."""

@@ -3,14 +3,12 @@
 Statistics over fixed keys, so nothing here is random from run to run; tolerances are about four standard errors.
 """
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from gaussian_source import Source, coded, extra_bits, pfr_law, run
 
 from diffpress.codecs.reverse_channel import get_coder
 from diffpress.codecs.reverse_channel.codebook import Codebook
@@ -19,18 +17,6 @@ from diffpress.codecs.reverse_channel.index_code import MODELS, IndexCode, class
 from diffpress.codecs.reverse_channel.rotation import rotate, rotate_back
 from diffpress.codecs.reverse_channel.trellis_format import stage_bounds
 from diffpress.kernels import get_backend
-
-ROOT = Path(__file__).resolve().parents[3]
-
-
-def load(path):
-    """A script outside the package as a module."""
-    sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def draws(name, options, size, bits, count):
@@ -146,16 +132,15 @@ def test_overhead_of_the_trellis_in_closed_loop():
 
     Measured 2026-11-21: see docs/decisions/0010-trellis-coder.md.
     """
-    gaussian, rcc = load(ROOT / "benchmarks" / "rcc_gaussian.py"), load(ROOT / "benchmarks" / "rcc.py")
-    source = gaussian.Source(np.ones(1600))
+    source = Source(np.ones(1600))
     reference = source.expected(200.0, 6)
 
     def overhead(channel, seeds):
         each = []
         for seed in range(seeds):
-            bits, mse, twin = gaussian.run(source, channel, 200.0, 6, seed)
-            each.append(rcc.extra_bits(bits, mse, *reference) - rcc.extra_bits(reference[0], twin, *reference))
+            bits, mse, twin = run(source, channel, 200.0, 6, seed)
+            each.append(extra_bits(bits, mse, *reference) - extra_bits(reference[0], twin, *reference))
         return np.mean(each)
 
-    assert overhead(gaussian.coded(get_coder("trellis")), 6) < 0.10
-    assert overhead(gaussian.pfr_law("zipf"), 40) > 0.20
+    assert overhead(coded(get_coder("trellis")), 6) < 0.10
+    assert overhead(pfr_law("zipf"), 40) > 0.20

@@ -4,7 +4,7 @@ x ~ N(0, diag(lambda)), lambda_k ~ 1 / k with mean 1 (docs/method/reverse-channe
 form a diffusion step from SNR g to g + delta is the observation u ~ N(sqrt(delta) x, I) of a sender who knows x; the
 receiver expects N(sqrt(delta) x0_hat, v I) with x0_hat = g lambda / (1 + g lambda) z, so the coder is handed
 mu = sqrt(delta) (x - x0_hat) and z becomes (g z + sqrt(delta) u) / (g + delta).  This is q(z_s | z_t, x), whitened.
-Overhead is read at equal MSE, never as bits over nominal KL.  Command line and tables: rcc.py.
+Overhead is read at equal MSE, never as bits over nominal KL.  Table: benchmarks/rcc.py.
 """
 
 from __future__ import annotations
@@ -103,6 +103,19 @@ def run(source: Source, channel: Channel, bits: float, steps: int, seed: int) ->
     return spent.cumsum(), mse[0], mse[1]
 
 
+def extra_bits(bits: Floats, mse: Floats, ideal_bits: Floats, ideal_mse: Floats) -> float:
+    """Mean of bits over the ideal curve's bits at equal MSE, minus 1, over the last half of the steps.
+
+    Curves are interpolated linearly in log MSE and, at the end, extended with their last slope.
+    """
+    x, y = np.log(ideal_mse[::-1]), ideal_bits[::-1]
+    at = np.log(mse)
+    slope = (y[0] - y[1]) / (x[0] - x[1])
+    equal = np.where(at < x[0], y[0] + slope * (at - x[0]), np.interp(at, x, y))
+    half = len(bits) // 2
+    return float((bits[half:] / equal[half:]).mean() - 1)
+
+
 def kl_bits(mu: NDArray[np.float32], variance: float) -> float:
     """KL(N(mu, I) || N(0, v I)) in bits."""
     energy, size = float((mu.astype(np.float64) ** 2).sum()), len(mu)
@@ -128,7 +141,7 @@ def coded(coder: ReverseChannelCoder) -> Channel:
 def pfr_law(model: IndexModel, chunk_bits: float = 14.0) -> Channel:
     """PFR without truncation: the sample is drawn directly, its index from the exact law given the sample.
 
-    See tools/make_index_masses.py for the law.  A search of 2^14 candidates per chunk and more, through which only a
+    See docs/decisions/0011-pfr.md for the law.  A search of 2^14 candidates per chunk and more, through which only a
     part of the draws would be found, is thereby replaced by its outcome.
     """
 
