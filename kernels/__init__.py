@@ -12,10 +12,10 @@ from importlib.util import find_spec
 
 import torch
 
-from .base import Backend, KernelError
-from .cpu import CpuBackend
+from .backend import Backend
+from .errors import KernelError
 
-__all__ = ["Backend", "CpuBackend", "KernelError", "get_backend"]
+__all__ = ["Backend", "KernelError", "get_backend"]
 
 
 def get_backend(name: str | None = None, device: torch.device | str | None = None) -> Backend:
@@ -27,7 +27,7 @@ def get_backend(name: str | None = None, device: torch.device | str | None = Non
     Raises KernelError for an unknown name, or for "cuda" without a GPU or without a working CuPy.
     """
     if name == "cpu":
-        return CpuBackend("cpu" if device is None else device)
+        return Backend("cpu" if device is None else device)
     if name == "cuda":
         from .cuda import CudaBackend
 
@@ -38,7 +38,7 @@ def get_backend(name: str | None = None, device: torch.device | str | None = Non
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
     if device.type != "cuda":
-        return CpuBackend(device)
+        return Backend(device)
     return _best_on_gpu(torch.cuda.current_device() if device.index is None else device.index)
 
 
@@ -50,4 +50,4 @@ def _best_on_gpu(index: int) -> Backend:
             return get_backend("cuda", torch.device("cuda", index))
         except KernelError as error:
             warnings.warn(f"torch operations replace the CUDA kernels: {error}", RuntimeWarning, stacklevel=3)
-    return CpuBackend(torch.device("cuda", index))
+    return Backend(torch.device("cuda", index))

@@ -1,4 +1,4 @@
-"""The CUDA backend: CuPy kernels that equal cpu.py, on tensors that stay on the GPU.
+"""The CUDA backend: CuPy kernels that equal backend.py, on tensors that stay on the GPU.
 
 Randomness is bit-identical to the CPU backend; the trellis search gives the same path for the same scores; PFR scores
 differ in the order of additions.  Kernels get the addresses of torch tensors and run on the current torch stream of
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from . import launch
-from .base import KernelError
-from .cpu import CpuBackend
-from .normal import normal_table_on
-from .trellis import check, label_steps
+from .backend import Backend
+from .errors import KernelError
+from .randomness import normal_table_on
+from .trellis import check, decision_bytes, label_steps
 
 OPTIONS = ("--std=c++17", "--fmad=false")  # CuPy adds -ftz=true and the architecture
 
@@ -54,8 +54,8 @@ class TorchStream:
         return 0, self._address
 
 
-class CudaBackend(CpuBackend):
-    """Backend of base.py on one GPU, by default the current one.
+class CudaBackend(Backend):
+    """The calls of Backend on one GPU, by default the current one.
 
     Raises KernelError where there is no GPU, no CuPy, or no compiler that CuPy can use.
     """
@@ -87,14 +87,12 @@ class CudaBackend(CpuBackend):
             raise KernelError(f"CuPy does not work on {self.device}: {_first_line(error)}") from error
 
     def random_words(self, key: int, stream: int, counters: Tensor) -> Tensor:
-        """See Backend.random_words."""
         counters = self._checked(counters, torch.int64)
         words = torch.empty((len(counters), 4), dtype=torch.int64, device=self.device)
         self._per_item(("philox.cu", "random_words"), len(counters), counters, len(counters), key, stream, words)
         return words
 
     def normal_rows(self, key: int, stream: int, rows: Tensor, columns: int, pitch: int | None = None) -> Tensor:
-        """See Backend.normal_rows."""
         rows, per_row = self._checked(rows, torch.int64), -(-columns // 8)
         if pitch is not None and pitch < per_row:
             raise KernelError(f"a pitch of {pitch} counters cannot hold rows of {per_row} counters")
@@ -105,7 +103,6 @@ class CudaBackend(CpuBackend):
         return out
 
     def sign_rows(self, key: int, stream: int, rows: Tensor, columns: int) -> Tensor:
-        """See Backend.sign_rows."""
         rows, per_row = self._checked(rows, torch.int64), -(-columns // 128)
         out = torch.empty((len(rows), columns), device=self.device)
         shape = (len(rows), columns, per_row)
@@ -115,7 +112,6 @@ class CudaBackend(CpuBackend):
     def fused_pfr(
         self, mu: Tensor, key: int, stream: int, first: int, count: int, log_times: Tensor, energy: float
     ) -> tuple[Tensor, Tensor]:
-        """See Backend.fused_pfr."""
         mu, log_times = self._checked(mu, torch.float32), self._checked(log_times, torch.float32)
         n, columns = mu.shape
         shape, tile = launch.fused_pfr(n, count)
@@ -142,7 +138,6 @@ class CudaBackend(CpuBackend):
     def trellis_search(
         self, scores: Tensor, lengths: Tensor, constraint_length: int, k: int, flush: int
     ) -> tuple[Tensor, Tensor]:
-        """See Backend.trellis_search."""
         check(tuple(scores.shape), lengths.numpy(), constraint_length, k)
         scores = self._checked(scores, torch.int16)
         labels = scores.shape[1]
@@ -159,7 +154,7 @@ class CudaBackend(CpuBackend):
             )
             rows = int(starts[last] - starts[first])
             decisions = torch.empty(
-                rows * launch.decision_bytes(constraint_length, k), dtype=torch.uint8, device=self.device
+                rows * decision_bytes(constraint_length, k), dtype=torch.uint8, device=self.device
             )
             self._launch(
                 ("trellis.cu", "trellis_search", (f"-DK={k}",)), shape,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .base import KernelError
+from .errors import KernelError
+from .trellis import decision_bytes
 
 MAX_GRID_X, MAX_GRID_Y = (1 << 31) - 1, 65535
 THREADS = 256  # of a block, where a thread has one item
@@ -57,11 +58,6 @@ def trellis(trellises: int, constraint_length: int, k: int, shared_limit: int) -
     groups, metrics = 1 << constraint_length - k, 4 << constraint_length
     block = min(TRELLIS_THREADS, max(32, groups))
     return Launch((trellises, 1), block, metrics if metrics + TRELLIS_STATIC <= shared_limit else 0)
-
-
-def decision_bytes(constraint_length: int, k: int) -> int:
-    """Bytes of decisions per stage: k bits for each of 2^L states, whole bytes for each group of 2^k states."""
-    return max(1, k << k >> 3) << constraint_length - k
 
 
 def trellises_at_once(lengths: Sequence[int], constraint_length: int, k: int, in_shared: bool) -> list[tuple[int, int]]:

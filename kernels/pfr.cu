@@ -1,4 +1,4 @@
-// Generate-and-score search of PFR: candidates are drawn, scored and forgotten.  Meaning: CpuBackend.fused_pfr.
+// Generate-and-score search of PFR: candidates are drawn, scored and forgotten.  Meaning: Backend.fused_pfr.
 // Sums are added in another order than on the CPU, which can only move the choice between nearly equal candidates.
 
 // One block per (chunk along x, tile of candidates along y), one warp per candidate, lanes over counters of 8 coordinates.

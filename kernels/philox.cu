@@ -1,4 +1,4 @@
-// Shared randomness: Philox4x32-10 (Salmon et al., SC 2011) and the maps to normals and signs of kernels/cpu.py.
+// Shared randomness: Philox4x32-10 (Salmon et al., SC 2011) and the maps to normals and signs of kernels/backend.py.
 // Every other .cu is compiled behind this one.  Integers and table look-ups only: bit-identical to the CPU backend.
 
 typedef unsigned int u32;

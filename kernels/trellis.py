@@ -14,7 +14,7 @@ label
 of M, of which label m + M/2 is meant to be the negative of m: branches that leave a state, and those that enter one,
 are antipodal or orthogonal to each other, as in good convolutional codes.  A stage reads its scores as one strided view
 of a row repeated, without a table.  Metrics are 16-bit integers: half the memory traffic of floats, and sums are exact.
-Decisions are not stored: they are recomputed on the way back, for the visited states only.
+`search_reference` is the plain form: it does without the turning, but for the labels, and without 16-bit metrics.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import KernelError
+from .errors import KernelError
 
 # Bounds of 16-bit metrics.  With |score| <= RANGE / D, metrics of reached states lie within 2 RANGE of the best one,
 # which stays within RANGE of 0 when it is subtracted every D stages; UNREACHED, of which no best path can make up the
@@ -62,6 +62,11 @@ def label_steps(labels: int, k: int) -> tuple[int, int]:
     return max(1, labels >> k), 37
 
 
+def decision_bytes(constraint_length: int, k: int) -> int:
+    """Bytes of decisions per stage: k bits for each of 2^L states, whole bytes for each group of 2^k states."""
+    return max(1, k << k >> 3) << constraint_length - k
+
+
 def turned(state: Any, digit: int, constraint_length: int, k: int) -> Any:
     """The ring (int or array) as the stage that overwrites `digit` sees it: its halves change places for later ones."""
     low = constraint_length // k // 2 * k  # bits of the second half
@@ -76,6 +81,18 @@ def digit_shift(digit: int, constraint_length: int, k: int) -> int:
     return constraint_length - k * ((digit if digit < second else digit - second) + 1)
 
 
+def branch_labels(state: Any, digit: int, difference: Any, constraint_length: int, k: int, labels: int) -> Any:
+    """Labels of branches at a stage that overwrites `digit`: ints, or arrays of one shape.
+
+    state       the ring before or after the branch, which differ in that digit alone
+    difference  u - w
+    """
+    seen, shift = turned(state, digit, constraint_length, k), digit_shift(digit, constraint_length, k)
+    rest = seen >> k + shift << shift | seen & (1 << shift) - 1  # without the digit
+    by_symbol, by_top = label_steps(labels, k)
+    return (rest % labels + by_top * (rest // labels) + by_symbol * difference) % labels
+
+
 def path_labels(symbols: Integers, lengths: Integers, constraint_length: int, k: int, labels: int) -> Integers:
     """Labels int64 [N] along paths int64 [N], one behind the other, of these lengths."""
     digits = constraint_length // k
@@ -88,119 +105,47 @@ def path_labels(symbols: Integers, lengths: Integers, constraint_length: int, k:
     state = np.zeros(len(symbols), np.int64)
     for back in range(1, digits):
         state |= symbol(back) << (constraint_length - k * ((stage - back) % digits + 1))
-    rest = np.zeros_like(state)
-    for digit in range(digits):  # turned, without the digit that the stage overwrites
+    difference, result = symbols - symbol(digits), np.zeros_like(state)
+    for digit in range(digits):
         here = np.flatnonzero(stage % digits == digit)
-        seen, shift = turned(state[here], digit, constraint_length, k), digit_shift(digit, constraint_length, k)
-        rest[here] = seen >> k + shift << shift | seen & (1 << shift) - 1
-    by_symbol, by_top = label_steps(labels, k)
-    return (rest % labels + by_top * (rest // labels) + by_symbol * (symbols - symbol(digits))) % labels
+        result[here] = branch_labels(state[here], digit, difference[here], constraint_length, k, labels)
+    return result
 
 
 def search_reference(
     scores: Shorts, lengths: Integers, constraint_length: int, k: int, flush: int
 ) -> tuple[NDArray[np.uint8], Integers]:
-    """Backend.trellis_search (base.py) for NumPy arrays: the form that tests hold the compiled ones to.
+    """Backend.trellis_search for NumPy arrays: the form that tests hold the compiled ones to.
 
     scores int16 [N, M], lengths int64 [T] -> (symbols uint8 [N], sums int64 [T]).  Raises KernelError.
     """
     check(scores.shape, lengths, constraint_length, k)
     symbols, sums = np.zeros(len(scores), np.uint8), np.zeros(len(lengths), np.int64)
-    viterbi = Viterbi(constraint_length, k, scores.shape[1], int(lengths.max(initial=1)))
+    state, oldest = np.arange(1 << constraint_length, dtype=np.int32), np.arange(1 << k, dtype=np.int32)[:, None]
+    shifts = [constraint_length - k * (digit + 1) for digit in range(constraint_length // k)]
+    branches = []  # for each digit: the states [2^k, 2^L] that lead to a state, and the labels on the way
+    for digit, shift in enumerate(shifts):
+        new = state >> shift & (1 << k) - 1
+        label = branch_labels(state, digit, new - oldest, constraint_length, k, scores.shape[1])
+        branches.append((state - (new << shift) + (oldest << shift), label))
     for t, end in enumerate(np.cumsum(lengths)):
-        rows = slice(end - lengths[t], end)
-        symbols[rows], sums[t] = viterbi.search(scores[rows], flush)
+        rows = range(end - lengths[t], end)
+        metrics = np.full(len(state), -(1 << 40))  # of states that cannot be reached
+        metrics[0] = 0
+        decisions = np.empty((len(rows), len(state)), np.uint8)
+        for j, row in enumerate(rows):
+            digit = j % len(shifts)
+            previous, label = branches[digit]
+            reached = metrics[previous] + scores[row][label]
+            decisions[j] = reached.argmax(0)  # the first of equal ones
+            metrics = reached.max(0)
+            if j >= len(rows) - flush:
+                metrics[state >> shifts[digit] & (1 << k) - 1 > 0] = -(1 << 40)
+        sums[t] = metrics.max()
+        best = np.flatnonzero(metrics == sums[t])
+        final = int(best[turned(best, digit, constraint_length, k).argmin()])
+        for j, row in reversed(list(enumerate(rows))):
+            shift = shifts[j % len(shifts)]
+            symbols[row] = final >> shift & (1 << k) - 1
+            final += (int(decisions[j, final]) - int(symbols[row])) << shift
     return symbols, sums
-
-
-class Viterbi:
-    """Search of one trellis after the other, of at most `stages` stages, in the same memory."""
-
-    def __init__(self, constraint_length: int, k: int, labels: int, stages: int) -> None:
-        self.length, self.k, self.labels = constraint_length, k, labels
-        self.digits, self.states, self.symbols = constraint_length // k, 1 << constraint_length, 1 << k
-        self.second = self.digits - self.digits // 2  # the first digit of the ring's second half
-        self.metrics = np.empty((stages + 1, self.states), np.int16)  # as the stage that wrote them saw the ring
-        self._turned = np.empty(self.states, np.int16)
-        self._sums = np.empty((self.symbols, self.states), np.int16)
-        parts = [self._parts(digit) for digit in range(self.digits)]
-        reach = max(1 + sum(step * (n - 1) for step, n in zip(steps, shape, strict=True)) for shape, steps in parts)
-        self._row = np.zeros((-(-reach // labels), labels), np.int16)
-        self._views = [self._stage_views(*part) for part in parts]
-
-    def _parts(self, digit: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The branches of a stage as a grid [w, two parts above the digit, u, two parts below]: shape, label steps."""
-        below = 1 << digit_shift(digit, self.length, self.k)
-        above = self.states // (below * self.symbols)
-        by_symbol, by_top = label_steps(self.labels, self.k)
-        low = min(above, max(1, self.labels // below))  # values of the part above the digit that end within the labels
-        shape = (self.symbols, above // low, low, self.symbols, -(-below // self.labels), min(below, self.labels))
-        return shape, (-by_symbol % self.labels, by_top * max(1, below // self.labels), below, by_symbol, by_top, 1)
-
-    def _stage_views(self, shape: tuple[int, ...], steps: tuple[int, ...]) -> tuple[Shorts, Shorts, Shorts, Shorts]:
-        """(scores, sums, old metrics of all stages, old metrics turned) as such grids that broadcast."""
-        scores = np.lib.stride_tricks.as_strided(self._row.reshape(-1), shape, [2 * step for step in steps])
-
-        def old(metrics: Shorts) -> Shorts:
-            parts = metrics.reshape(-1, *shape[1:3], self.symbols, 1, *shape[4:])  # [stage, above, w, u, below]
-            return parts.transpose(0, 3, 1, 2, 4, 5, 6)
-
-        return scores, self._sums.reshape(shape), old(self.metrics), old(self._turned)[0]
-
-    def search(self, scores: Shorts, flush: int) -> tuple[NDArray[np.uint8], int]:
-        """Best path through one trellis: scores int16 [N, M] -> (symbols uint8 [N], sum)."""
-        metrics, row, stages, second = self.metrics, self._row, len(scores), self.second
-        half = 1 << self.k * (self.digits // 2)
-        shape = (half, self.states // half)
-        metrics[0] = UNREACHED
-        metrics[0, 0] = 0
-        taken = 0
-        for j in range(stages):
-            digit = j % self.digits
-            row[:] = scores[j]
-            view, sums, old, old_turned = self._views[digit]
-            source = old[j]
-            if digit == 0 and j:
-                best = metrics[j].max()
-                taken += int(best)
-                np.subtract(metrics[j], best, out=metrics[j])
-            if digit in (0, second) and j and self.digits > 1:
-                rows, columns = shape if digit == 0 else shape[::-1]  # changing places transposes a matrix
-                np.copyto(self._turned.reshape(columns, rows), metrics[j].reshape(rows, columns).T)
-                source = old_turned
-            np.add(view, source, out=sums)
-            np.maximum.reduce(self._sums, axis=0, out=metrics[j + 1])
-            if j >= stages - flush:
-                below = 1 << digit_shift(digit, self.length, self.k)
-                metrics[j + 1].reshape(-1, self.symbols, below)[:, 1:] = UNREACHED
-        final = int(metrics[stages].argmax())
-        return self._trace_back(scores, final), taken + int(metrics[stages, final])
-
-    def _trace_back(self, scores: Shorts, state: int) -> NDArray[np.uint8]:
-        """Symbols uint8 [N] of the path that ends in `state`, turned; plain integers beat arrays of four numbers."""
-        length, k, labels, second, digits = self.length, self.k, self.labels, self.second, self.digits
-        mask, (by_symbol, by_top) = self.symbols - 1, label_steps(labels, k)
-        low = digits // 2 * k
-        shifts = [digit_shift(digit, length, k) for digit in range(digits)]
-        metrics, table = self.metrics.data, np.ascontiguousarray(scores).data
-        path = bytearray(len(scores))
-        for j in range(len(scores) - 1, -1, -1):
-            digit = j % digits
-            shift = shifts[digit]
-            path[j] = symbol = state >> shift & mask
-            below, above = state & (1 << shift) - 1, state >> shift + k
-            rest = above << shift | below
-            base, step = above << shift + k | below, 1 << shift
-            label = rest % labels + by_top * (rest // labels) + by_symbol * symbol
-            if digits > 1 and j and digit in (0, second):  # where the previous stage saw it
-                right = low if digit == 0 else length - low
-                # turning moves single digits too, so step follows
-                base = (base & (1 << right) - 1) << length - right | base >> right
-                step = step << length - right if shift < right else step >> right
-            best = None
-            for previous in range(base, base + step * (mask + 1), step):
-                value = metrics[j, previous] + table[j, label % labels]
-                if best is None or value > best:
-                    best, state = value, previous
-                label -= by_symbol
-        return np.frombuffer(path, np.uint8)

@@ -16,8 +16,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from .launch import decision_bytes
-from .trellis import UNREACHED, Integers, Shorts, check, label_steps, search_reference
+from .trellis import UNREACHED, Integers, Shorts, check, decision_bytes, label_steps, search_reference
 
 Bytes = NDArray[np.uint8]
 
@@ -36,7 +35,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def search_many(
     scores: Shorts, lengths: Integers, constraint_length: int, k: int, flush: int, threads: int
 ) -> tuple[Bytes, Integers]:
-    """Backend.trellis_search (base.py) for NumPy arrays on up to `threads` threads; equals trellis.search_reference.
+    """Backend.trellis_search for NumPy arrays on up to `threads` threads; equals trellis.search_reference.
 
     scores int16 [N, M], lengths int64 [T] -> (symbols uint8 [N], sums int64 [T]).  Raises KernelError.
     """

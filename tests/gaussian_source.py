@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffpress.codecs.reverse_channel import ReverseChannelCoder
-from diffpress.codecs.reverse_channel.coordinate_rows import CoordinateRows, equal_edges
+from diffpress.codecs.reverse_channel.codebook import CoordinateRows, equal_edges
 from diffpress.codecs.reverse_channel.index_code import IndexModel, index_code
 from diffpress.codecs.reverse_channel.interface import variance_of
 

@@ -99,7 +99,6 @@ class IndexCode:
 
     def encode(self, indices: list[int]) -> bytes:
         """All indices, padded with zeros to whole bytes."""
-        value, count = 0, 0
         parts = []
         for index in indices:
             label, offset, raw = class_of(index)

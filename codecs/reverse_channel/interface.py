@@ -1,4 +1,4 @@
-"""What both reverse-channel coders share: the interface, the named errors, argument checks and the variance of p.
+"""What both reverse-channel coders share: the calls, the named errors, argument checks and the variance of p.
 
 At each diffusion step the sender holds q = N(mu, I_d), both sides hold p = N(0, v I_d); a coder sends one sample of q
 in about KL(q || p) bits (Theis et al., "Lossy compression with Gaussian diffusion", 2022).  Nothing here knows images.
@@ -11,7 +11,7 @@ import math
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -40,61 +40,6 @@ class PayloadError(CoderError):
     """A payload that is too short, too long or not decodable."""
 
 
-class ReverseChannelCoder(Protocol):
-    """Sends samples of N(mu, I).  Both sides give the same `bits` and `key`; no state is kept between calls.
-
-    name  registry name
-    """
-
-    name: str
-
-    def encode(self, mu: Vector, bits: float, key: int) -> tuple[bytes, Vector]:
-        """(payload, sample ~ N(mu, I)) for a step of `bits` bits of KL.
-
-        mu    float32 [d], NumPy or torch on any device; finite, d >= 1
-        bits  the step's KL budget in bits, finite, 0 < bits <= 12 d
-        key   the shared secret, 0 <= key < 2^64, another one for every step
-        The sample has the kind and the device of mu.  Raises InputError.
-        """
-        ...
-
-    def decode(self, payload: Buffer, size: int, bits: float, key: int, *, like: Vector | None = None) -> Vector:
-        """The encoder's sample, bit for bit: float32 [size], kind and device as of `like` (None: torch, CPU).
-
-        Raises InputError, or PayloadError if the payload has the wrong length.
-        """
-        ...
-
-    def payload_size(self, buffer: Buffer, size: int, bits: float, key: int) -> int:
-        """Bytes that the payload at the start of `buffer` occupies; raises PayloadError if the buffer is too short."""
-        ...
-
-    def fixed_size(self, size: int, bits: float, key: int) -> int | None:
-        """Bytes that the payload of this step will have whatever is sent; None where that takes a search to know."""
-        ...
-
-    def cost(self, payload: Buffer, size: int | None = None, bits: float | None = None, key: int | None = None) -> int:
-        """Length in bits: of the whole bytes, or without the padding at the end where the step is given too."""
-        ...
-
-    def encode_many(
-        self, mus: Sequence[Vector], bits: Sequence[float], keys: Sequence[int]
-    ) -> list[tuple[bytes, Vector]]:
-        """`encode` for several steps, images or coded groups, one after the other; lists of equal length."""
-        ...
-
-    def decode_many(
-        self, payloads: Sequence[Buffer], sizes: Sequence[int], bits: Sequence[float], keys: Sequence[int],
-        *, like: Vector | None = None,
-    ) -> list[Vector]:
-        """`decode` for several steps, images or coded groups; lists of equal length."""
-        ...
-
-    def for_step(self, bits: float) -> ReverseChannelCoder:
-        """The coder for the groups of a step that carry `bits` together: what it searches may depend on that sum."""
-        ...
-
-
 @dataclass(frozen=True)
 class SharedStep:
     """What sender and receiver both know of a step.
@@ -114,6 +59,74 @@ class SharedStep:
     def of(cls, size: int, bits: float, key: int, device: torch.device) -> SharedStep:
         """A step on a device; raises InputError if a number is not acceptable."""
         return cls(*check_step(size, bits, key), get_backend(device=device))
+
+
+class ReverseChannelCoder(abc.ABC):
+    """Sends samples of N(mu, I).  Both sides give the same `bits` and `key`; no state is kept between calls.
+
+    name  registry name
+    """
+
+    name: str
+
+    def encode(self, mu: Vector, bits: float, key: int) -> tuple[bytes, Vector]:
+        """(payload, sample ~ N(mu, I)) for a step of `bits` bits of KL.
+
+        mu    float32 [d], NumPy or torch on any device; finite, d >= 1
+        bits  the step's KL budget in bits, finite, 0 < bits <= 12 d
+        key   the shared secret, 0 <= key < 2^64, another one for every step
+        The sample has the kind and the device of mu.  Raises InputError.
+        """
+        tensor = as_tensor(mu)
+        payload, sample = self._encode(tensor, SharedStep.of(len(tensor), bits, key, tensor.device))
+        return payload, _as_kind(sample, mu)
+
+    def decode(self, payload: Buffer, size: int, bits: float, key: int, *, like: Vector | None = None) -> Vector:
+        """The encoder's sample, bit for bit: float32 [size], kind and device as of `like` (None: torch, CPU).
+
+        Raises InputError, or PayloadError if the payload has the wrong length.
+        """
+        device = like.device if isinstance(like, Tensor) else torch.device("cpu")
+        return _as_kind(self._decode(payload, SharedStep.of(size, bits, key, device)), like)
+
+    @abc.abstractmethod
+    def payload_size(self, buffer: Buffer, size: int, bits: float, key: int) -> int:
+        """Bytes that the payload at the start of `buffer` occupies; raises PayloadError if the buffer is too short."""
+
+    def fixed_size(self, size: int, bits: float, key: int) -> int | None:
+        """Bytes that the payload of this step will have whatever is sent; None where that takes a search to know."""
+        return None
+
+    def cost(self, payload: Buffer, size: int | None = None, bits: float | None = None, key: int | None = None) -> int:
+        """Length in bits: of the whole bytes, or without the padding at the end where the step is given too."""
+        return 8 * len(payload)
+
+    def encode_many(
+        self, mus: Sequence[Vector], bits: Sequence[float], keys: Sequence[int]
+    ) -> list[tuple[bytes, Vector]]:
+        """`encode` for several steps, images or coded groups, one after the other; lists of equal length."""
+        _check_lengths(mus, bits, keys)
+        return [self.encode(*step) for step in zip(mus, bits, keys, strict=True)]
+
+    def decode_many(
+        self, payloads: Sequence[Buffer], sizes: Sequence[int], bits: Sequence[float], keys: Sequence[int],
+        *, like: Vector | None = None,
+    ) -> list[Vector]:
+        """`decode` for several steps, images or coded groups; lists of equal length."""
+        _check_lengths(payloads, sizes, bits, keys)
+        return [self.decode(*step, like=like) for step in zip(payloads, sizes, bits, keys, strict=True)]
+
+    def for_step(self, bits: float) -> Self:
+        """The coder for the groups of a step that carry `bits` together: what it searches may depend on that sum."""
+        return self
+
+    @abc.abstractmethod
+    def _encode(self, mu: Tensor, step: SharedStep) -> tuple[bytes, Tensor]:
+        """(payload, sample float32 [d] on the device of mu); mu float32 [d], checked."""
+
+    @abc.abstractmethod
+    def _decode(self, payload: Buffer, step: SharedStep) -> Tensor:
+        """The sample float32 [d] on the step's device; raises PayloadError."""
 
 
 def check_step(size: int, bits: float, key: int) -> tuple[int, float, int]:
@@ -148,62 +161,12 @@ def as_tensor(mu: Vector) -> Tensor:
     return tensor
 
 
-def as_kind(sample: Tensor, like: Vector | None) -> Vector:
+def _as_kind(sample: Tensor, like: Vector | None) -> Vector:
     """`sample` as NumPy array or torch tensor, whichever `like` is."""
-    if isinstance(like, np.ndarray):
-        return sample.cpu().numpy()
-    return sample
+    return sample.cpu().numpy() if isinstance(like, np.ndarray) else sample
 
 
-def device_of(like: Vector | None) -> torch.device:
-    """Where a sample shaped like `like` is made."""
-    return like.device if isinstance(like, Tensor) else torch.device("cpu")
-
-
-class Coder(abc.ABC):
-    """The calls of ReverseChannelCoder that are the same for every coder: arguments checked, lists looped over."""
-
-    def encode(self, mu: Vector, bits: float, key: int) -> tuple[bytes, Vector]:
-        """See ReverseChannelCoder.encode."""
-        tensor = as_tensor(mu)
-        payload, sample = self._encode(tensor, SharedStep.of(len(tensor), bits, key, tensor.device))
-        return payload, as_kind(sample, mu)
-
-    def encode_many(
-        self, mus: Sequence[Vector], bits: Sequence[float], keys: Sequence[int]
-    ) -> list[tuple[bytes, Vector]]:
-        """See ReverseChannelCoder.encode_many."""
-        check_lengths(mus, bits, keys)
-        return [self.encode(*step) for step in zip(mus, bits, keys, strict=True)]
-
-    def decode(
-        self, payload: Buffer, size: int, bits: float, key: int, *, like: Vector | None = None
-    ) -> Vector:
-        """See ReverseChannelCoder.decode."""
-        return as_kind(self._decode(payload, SharedStep.of(size, bits, key, device_of(like))), like)
-
-    def decode_many(
-        self, payloads: Sequence[Buffer], sizes: Sequence[int], bits: Sequence[float], keys: Sequence[int],
-        *, like: Vector | None = None,
-    ) -> list[Vector]:
-        """See ReverseChannelCoder.decode_many."""
-        check_lengths(payloads, sizes, bits, keys)
-        return [self.decode(*step, like=like) for step in zip(payloads, sizes, bits, keys, strict=True)]
-
-    def for_step(self, bits: float) -> Self:
-        """See ReverseChannelCoder.for_step."""
-        return self
-
-    @abc.abstractmethod
-    def _encode(self, mu: Tensor, step: SharedStep) -> tuple[bytes, Tensor]:
-        """(payload, sample float32 [d] on the device of mu); mu float32 [d], checked."""
-
-    @abc.abstractmethod
-    def _decode(self, payload: Buffer, step: SharedStep) -> Tensor:
-        """The sample float32 [d] on the step's device; raises PayloadError."""
-
-
-def check_lengths(*lists: Sequence[object]) -> None:
+def _check_lengths(*lists: Sequence[object]) -> None:
     """Raises InputError when the lists differ in length."""
     if len({len(x) for x in lists}) > 1:
         raise InputError("encode_many and decode_many need lists of equal length")

@@ -19,10 +19,8 @@ from torch import Tensor
 
 from ...kernels import Backend, get_backend
 from . import interface as base
-from .codebook import Codebook
-from .coordinate_rows import CoordinateRows, equal_edges
+from .codebook import Codebook, CoordinateRows, equal_edges, rotate, rotate_back
 from .index_code import MODELS, IndexCode, IndexModel, index_code
-from .rotation import rotate, rotate_back
 
 # Streams of the step's key; the round of the search is added to CODEBOOK.
 ROTATION, CODEBOOK, SIGNS, FRESH, TIMES, OFFSET = (tag << 32 for tag in range(16, 22))
@@ -67,8 +65,8 @@ class Chunks:
 
 
 @dataclass(frozen=True)
-class PfrCoder(base.Coder):
-    """``get_coder("pfr")``; see base.ReverseChannelCoder for the calls.
+class PfrCoder(base.ReverseChannelCoder):
+    """``get_coder("pfr")``; see ReverseChannelCoder for the calls.
 
     mode         "exact": search until no later candidate is expected to win, or `candidates` are through;
                  "truncated": the best of exactly `candidates`
@@ -118,11 +116,7 @@ class PfrCoder(base.Coder):
         index = torch.tensor(indices, dtype=torch.int64, device=step.backend.device)
         return self._sample(step.backend, chunks, index, step.size, step.key)
 
-    def fixed_size(self, size: int, bits: float, key: int) -> None:
-        """See ReverseChannelCoder.fixed_size: indices have codes of their own lengths."""
-
     def payload_size(self, buffer: base.Buffer, size: int, bits: float, key: int) -> int:
-        """See ReverseChannelCoder.payload_size."""
         size, bits, key = base.check_step(size, bits, key)
         chunks = self._chunks(size, bits)
         return -(-self._code(chunks).decode(buffer, chunks.count)[1] // 8)
@@ -130,7 +124,6 @@ class PfrCoder(base.Coder):
     def cost(
         self, payload: base.Buffer, size: int | None = None, bits: float | None = None, key: int | None = None
     ) -> int:
-        """Length in bits: of the whole bytes, or without the padding at the end where size and bits are given."""
         if size is None or bits is None:
             return 8 * len(payload)
         size, bits, _ = base.check_step(size, bits, 0 if key is None else key)
@@ -177,9 +170,7 @@ class PfrCoder(base.Coder):
                 )
                 top, where = top[active], where[active]
             else:
-                top, where = self._best_of_rounds(
-                    backend, chunks, scaled, active, number, log_times, key
-                )
+                top, where = self._best_of_rounds(backend, chunks, scaled, active, number, log_times, key)
             better = top > best[active]
             index[active] = torch.where(better, where + first, index[active])
             best[active] = torch.where(better, top, best[active])
@@ -195,14 +186,7 @@ class PfrCoder(base.Coder):
         return index
 
     def _best_of_rounds(
-        self,
-        backend: Backend,
-        chunks: Chunks,
-        scaled: Tensor,
-        active: Tensor,
-        number: int,
-        log_times: Tensor,
-        key: int,
+        self, backend: Backend, chunks: Chunks, scaled: Tensor, active: Tensor, number: int, log_times: Tensor, key: int
     ) -> tuple[Tensor, Tensor]:
         """(score, candidate from round `number` on) of the best candidate for each active chunk.
 

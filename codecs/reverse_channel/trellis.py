@@ -22,9 +22,7 @@ from torch import Tensor
 from ...kernels import get_backend
 from ...kernels.trellis import max_score, path_labels
 from . import interface as base
-from .codebook import Codebook
-from .coordinate_rows import CoordinateRows
-from .rotation import rotate, rotate_back
+from .codebook import Codebook, CoordinateRows, rotate, rotate_back
 from .trellis_format import (
     BRANCHES,
     CodewordGroup,
@@ -39,8 +37,8 @@ DITHER, ROTATION, CODEBOOK, SIGNS = (tag << 32 for tag in range(1, 5))
 
 
 @dataclass(frozen=True)
-class TrellisCoder(base.Coder):
-    """``get_coder("trellis")``; see base.ReverseChannelCoder for the calls.
+class TrellisCoder(base.ReverseChannelCoder):
+    """``get_coder("trellis")``; see ReverseChannelCoder for the calls.
 
     constraint_length  L, bits of the register, 4 <= L <= 18, a multiple of k; None: the largest that keeps a step cheap
     k                  bits per stage: 1, 2 or 4
@@ -94,24 +92,16 @@ class TrellisCoder(base.Coder):
         return rotate_back(total, _signs(step, ROTATION))
 
     def fixed_size(self, size: int, bits: float, key: int) -> int:
-        """See ReverseChannelCoder.fixed_size."""
         return self._format(*base.check_step(size, bits, key)).num_bytes
 
     def payload_size(self, buffer: base.Buffer, size: int, bits: float, key: int) -> int:
-        """See ReverseChannelCoder.payload_size."""
         needed = self.fixed_size(size, bits, key)
         if len(buffer) < needed:
             raise base.PayloadError(f"the payload of this step has {needed} bytes, but only {len(buffer)} are left")
         return needed
 
-    def cost(
-        self, payload: base.Buffer, size: int | None = None, bits: float | None = None, key: int | None = None
-    ) -> int:
-        """Length in bits; every bit of every byte is used."""
-        return 8 * len(payload)
-
     def for_step(self, bits: float) -> Self:
-        """See ReverseChannelCoder.for_step; fixes the constraint length."""
+        """With the constraint length that suits the step."""
         length = self.constraint_length or automatic_constraint_length(bits, self.k, self.branches)
         return replace(self, constraint_length=length)
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .coordinate_rows import CoordinateRows, equal_edges
+from .codebook import CoordinateRows, equal_edges
 from .interface import Variance, exp2
 
 FLUSH = 4  # last stages, which shift in no new bits

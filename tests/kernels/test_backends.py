@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from diffpress import kernels
-from diffpress.kernels import CpuBackend, KernelError, cuda, get_backend
+from diffpress.kernels import Backend, KernelError, cuda, get_backend
 
 
 class FakeCupy:
@@ -128,7 +128,7 @@ def test_a_cupy_that_does_not_work_gives_torch_operations_and_one_warning(cupy, 
         backend = get_backend(device="cuda:1")
     assert len(caught) == 1
     assert "advice" not in str(caught[0].message)
-    assert type(backend) is CpuBackend
+    assert type(backend) is Backend
     assert backend.device == torch.device("cuda:1")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -139,4 +139,4 @@ def test_without_cupy_there_is_nothing_to_warn_of(cupy, monkeypatch):
     monkeypatch.setattr(kernels, "find_spec", lambda name: None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert type(get_backend(device="cuda")) is CpuBackend
+        assert type(get_backend(device="cuda")) is Backend

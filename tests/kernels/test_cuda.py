@@ -14,9 +14,8 @@ import torch
 
 from diffpress.kernels import get_backend
 from diffpress.kernels.cuda import source
-from diffpress.kernels.launch import decision_bytes
-from diffpress.kernels.normal import normal_table
-from diffpress.kernels.trellis import label_steps
+from diffpress.kernels.randomness import normal_table
+from diffpress.kernels.trellis import decision_bytes, label_steps
 
 SHIM = """
 #include <barrier>

@@ -9,8 +9,7 @@ import torch
 
 from diffpress import kernels
 from diffpress.kernels import KernelError, get_backend
-from diffpress.kernels.normal import SHA256, normal_table
-from diffpress.kernels.philox import philox_numpy, philox_torch, split64
+from diffpress.kernels.randomness import SHA256, normal_table, philox_numpy, philox_torch, split64
 
 # kat_vectors of the Random123 distribution (philox4x32, 10 rounds): counter, key, result
 KNOWN = [
@@ -39,7 +38,7 @@ def test_words_are_philox_of_position_and_stream():
 
 
 def test_torch_path_equals_numpy_path():
-    cpu, other = get_backend("cpu"), kernels.CpuBackend()
+    cpu, other = get_backend("cpu"), kernels.Backend()
     other.device = torch.device("meta")  # any device but the CPU takes the torch path
     counters = torch.arange(5000) * 977
     expected = cpu.random_words(11, 1 << 40, counters)

@@ -11,10 +11,8 @@ import torch
 from gaussian_source import Source, coded, extra_bits, pfr_law, run
 
 from diffpress.codecs.reverse_channel import get_coder
-from diffpress.codecs.reverse_channel.codebook import Codebook
-from diffpress.codecs.reverse_channel.coordinate_rows import CoordinateRows
+from diffpress.codecs.reverse_channel.codebook import Codebook, CoordinateRows, rotate, rotate_back
 from diffpress.codecs.reverse_channel.index_code import MODELS, IndexCode, class_of, index_of, raw_bits
-from diffpress.codecs.reverse_channel.rotation import rotate, rotate_back
 from diffpress.codecs.reverse_channel.trellis_format import stage_bounds
 from diffpress.kernels import get_backend
 

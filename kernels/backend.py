@@ -1,7 +1,9 @@
-"""The CPU backend: NumPy and torch code that defines what every kernel means.
+"""What a compute backend offers, and what every call means: shared randomness, candidate scores, trellis search.
 
-Also the fallback on a CUDA device without CuPy: the same arithmetic as torch operations on that device.  Shared
-randomness is bit-identical everywhere; scores may differ in rounding, which only moves the encoder's choice.
+NumPy and torch code for the CPU, which is also the fallback on a CUDA device without CuPy: the same arithmetic as torch
+operations there.  cuda.py must return the same randomness bit for bit and the same search results for the same scores;
+scores may differ in rounding, which only moves the encoder's choice.  A kernel knows no images, no diffusion steps and
+no payload format, and imports nothing of the project.
 """
 
 from __future__ import annotations
@@ -10,16 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import KernelError
-from .normal import normal_table, normal_table_on
-from .philox import philox_numpy, philox_torch, split64
+from .errors import KernelError
+from .randomness import normal_table, normal_table_on, philox_numpy, philox_torch, split64
 
 BLOCK = 1 << 12  # counters per NumPy pass: 6 x 32 KiB of state stays in the second-level cache
 TILE = 1 << 24  # floats per candidate tile of the fused search, 64 MiB
 
 
-class CpuBackend:
-    """Backend of base.py on the CPU, or on any torch device by the same operations."""
+class Backend:
+    """A set of kernels: NumPy operations on the CPU, torch operations on any other device.
+
+    name    "cpu" or "cuda"
+    device  where arguments are expected and results are returned
+    """
 
     name = "cpu"
 
@@ -27,14 +32,23 @@ class CpuBackend:
         self.device = torch.device(device)
 
     def random_words(self, key: int, stream: int, counters: Tensor) -> Tensor:
-        """See Backend.random_words."""
+        """Philox4x32-10 blocks.  counters int64 [N] >= 0; returns int64 [N, 4] with values in [0, 2^32).
+
+        key    64-bit integer, the shared secret of sender and receiver
+        stream 64-bit integer that separates uses of the same key
+        """
         if self.device.type != "cpu":
             return self._words_on_device(key, stream, counters).T
         words = _words(key, stream, counters.numpy().astype(np.uint64))
         return torch.from_numpy(words.astype(np.int64))
 
     def normal_rows(self, key: int, stream: int, rows: Tensor, columns: int, pitch: int | None = None) -> Tensor:
-        """See Backend.normal_rows."""
+        """Standard normals, float32 [R, columns], row r made of the counters rows[r] * pitch + 0, 1, 2, ...
+
+        rows   int64 [R]; any subset of rows can be drawn without the others
+        pitch  counters per row (8 normals each); None: just enough for `columns`.  A fixed pitch makes the first
+               columns of a row independent of how many columns are asked for.
+        """
         per_row = -(-columns // 8)
         counters = _row_counters(rows, per_row, pitch)
         if self.device.type != "cpu":
@@ -45,7 +59,7 @@ class CpuBackend:
         return torch.from_numpy(normal_table().take(integers[:, :columns]))
 
     def sign_rows(self, key: int, stream: int, rows: Tensor, columns: int) -> Tensor:
-        """See Backend.sign_rows."""
+        """Random signs, float32 [R, columns] of +1 and -1, 128 per counter, drawn like `normal_rows`."""
         per_row = -(-columns // 128)
         counters = _row_counters(rows, per_row, None)
         if self.device.type != "cpu":
@@ -57,13 +71,21 @@ class CpuBackend:
         return torch.from_numpy(np.array([1, -1], np.float32).take(negative))
 
     def codebook_scores(self, codebook: Tensor, mu: Tensor) -> Tensor:
-        """See Backend.codebook_scores."""
+        """Inner products <mu_r, z_i>: codebook float32 [K, w], mu float32 [R, w] -> float32 [R, K], one GEMM."""
         return mu @ codebook.T
 
     def fused_pfr(
         self, mu: Tensor, key: int, stream: int, first: int, count: int, log_times: Tensor, energy: float
     ) -> tuple[Tensor, Tensor]:
-        """See Backend.fused_pfr."""
+        """Generate-and-score: the best of `count` fresh candidates per chunk, none of them kept in memory.
+
+        mu         float32 [n, w], one chunk per row, padded with zeros
+        first      index of the first candidate; candidate i of chunk c is row i * n + c of `normal_rows`
+        log_times  float32 [count], log of the arrival times
+        energy     weight of |z|^2 in the score
+        Returns (best float32 [n], index int64 [n] relative to `first`) of the maximum over i of
+        <mu_c, z_i> - energy |z_i|^2 - log_times[i]; the lowest index wins a tie.
+        """
         n, columns = mu.shape
         best = torch.full((n,), -torch.inf, device=self.device)
         index = torch.zeros(n, dtype=torch.int64, device=self.device)
@@ -82,7 +104,15 @@ class CpuBackend:
     def trellis_search(
         self, scores: Tensor, lengths: Tensor, constraint_length: int, k: int, flush: int
     ) -> tuple[Tensor, Tensor]:
-        """See Backend.trellis_search."""
+        """Viterbi search of several shift-register trellises; trellis.py says how branches are labelled.
+
+        scores   int16 [N, M]: score of label m at a stage, at most trellis.max_score in absolute value; the stages of
+                 all trellises one behind the other, M a power of two
+        lengths  int64 [T], on the CPU: stages of each trellis, N together
+        flush    the last stages of each trellis shift in zeros instead of free symbols
+        Start state 0, free end.  Returns (symbols uint8 [N], sum int64 [T]) of the path of largest sum; among equal
+        predecessors the one of lowest oldest symbol wins, among equal final states the lowest.
+        """
         from .trellis_numba import search_many  # numba takes half a second to import, and decoding searches nothing
 
         arrays = scores.cpu().numpy(), lengths.numpy()
