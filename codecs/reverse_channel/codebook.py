@@ -8,9 +8,9 @@ and one product, so the float32 result is the same on every device and for every
 product handles them as blocks of equal size, padded with zeros.
 
 A `Codebook` is a matrix of at most MAX_COLUMNS columns that both sides draw from the shared randomness.  A row of
-coordinates that is longer is cut into blocks, and block b of codeword i is row (i + offset_b) mod K of the matrix.  With
-signs of its own for every coordinate this has the law of a longer codeword, and the matrix stays small however many
-coordinates a row owns.  Method: docs/method/reverse-channel.md, section 2.
+coordinates that is longer is cut into blocks, and block b of codeword i is row (i + offset_b) mod K of the matrix.
+With signs of its own for every coordinate this has the law of a longer codeword, and the matrix stays small however
+many coordinates a row owns.  Method: docs/method/reverse-channel.md, section 2.
 """
 
 from __future__ import annotations
