@@ -29,25 +29,28 @@ NO_TEST_IMAGES = "there are no images: name a folder of photos, kodak or imagene
 
 @dataclass
 class Source:
-    """A training source in a configuration file.
+    """A training source in a configuration file, or one named by its path alone.
 
     path       folder of photos (searched recursively; relative to the working directory or else to data_dir), or
                "imagenet64" for the training images in data_dir
     weight     share of the samples relative to the other sources
-    downscale  photos are shrunk by a random factor of at most this before cropping
+    downscale  photos are shrunk by a random factor of at most this before cropping, as far as their size allows
     native     share of the crops that are not shrunk
+
+    By default half the crops are shrunk by up to 3, as those of the larger photos of configs/data/photos.yaml: a
+    camera's photos at their own scale are smooth and noisy, and photos that have been scaled for a screen are neither.
     """
 
     path: str
     weight: float = 1.0
-    downscale: float = 1.0
-    native: float = 0.3
+    downscale: float = 3.0
+    native: float = 0.5
 
 
 class ImageData(lightning.LightningDataModule):
     """Training, validation and test images for LightningCLI.
 
-    train              sources to cut random crops from, mixed by weight; a string stands for a source of weight 1
+    train              sources to cut random crops from, mixed by weight; a string stands for a source with its defaults
     val                folder or "imagenet64" (its validation images); None: every tenth photo of each training source
                        is held out
     test               "kodak", "imagenet64" or a folder, whole images one by one as (name, uint8 [3, H, W])

@@ -83,6 +83,19 @@ def test_a_tenth_is_held_out_where_no_validation_folder_is_named(
     assert len(named.train_data.sources[0].photos) == 21
 
 
+def test_a_folder_alone_is_cropped_at_its_own_scale_and_shrunk(tmp_path: Path) -> None:
+    ramp = torch.arange(200, dtype=torch.uint8).expand(3, 200, 200).contiguous()
+    for number in range(2):
+        save_image(ramp, tmp_path / f"{number}.png")
+    data = ImageData(str(tmp_path), crop_size=32)
+    data.setup("fit")
+    assert data.train_data is not None
+    crops = [data.train_data[index][0].float() for index in range(300)]
+    slopes = [float(max((c[:, -1] - c[:, 0]).abs().max(), (c[-1] - c[0]).abs().max()) / 31) for c in crops]
+    assert max(slopes) == pytest.approx(3.0, rel=0.1)  # grey levels per pixel = factor of the downscaling
+    assert 0.4 < sum(slope < 1.02 for slope in slopes) / 300 < 0.6
+
+
 def test_photos_that_cannot_be_used_are_left_out_or_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_image(torch.zeros(3, 40, 60, dtype=torch.uint8), tmp_path / "large.png")
     data = ImageData(str(tmp_path), crop_size=32)

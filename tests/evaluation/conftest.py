@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,12 +93,9 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def reference() -> Path:
+def reference(shared: Path) -> Path:
     """The shared folder of published figures; the test is skipped where there is none."""
-    root = Path(os.environ.get("DIFFPRESS_SHARED", Path(__file__).resolve().parents[3] / "shared"))
-    if not (root / "reference" / "kodak_curves").is_dir():
-        pytest.skip(f"no published curves in {root} (set DIFFPRESS_SHARED)")
-    return root / "reference"
+    return shared / "reference"
 
 
 def options(**changes: Any) -> dict[str, Any]:

@@ -25,11 +25,10 @@ from diffpress.evaluation.metrics import psnr
 from diffpress.evaluation.points import parse_specs
 from diffpress.evaluation.published import read_curves
 from diffpress.evaluation.results import average, compressai_json
-from helpers import synthetic_photo
+from helpers import ROOT, synthetic_photo
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's remarks on worker counts and missing GPUs
 
-ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("encode_s", "decode_s", "peak_mib")
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from diffpress.codecs import Codec, CodecError, Stream
 from diffpress.codecs.baselines.pillow import Avif, Jpeg, Jpeg2000, JpegXl, NativeCodec, Png, WebP
+from diffpress.evaluation.metrics import psnr
 
 LOSSY: list[type[NativeCodec]] = [Jpeg, Jpeg2000, WebP, Avif, JpegXl]
 LOSSLESS: list[type[NativeCodec]] = [Jpeg2000, WebP, JpegXl, Png]
@@ -19,10 +20,6 @@ def photo(height: int = 96, width: int = 144) -> torch.Tensor:
     coarse = torch.rand(1, 3, 8, 8, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)[0]
     return ((smooth + 0.04 * torch.randn(3, height, width, generator=generator)).clamp(0, 1) * 255).round().byte()
-
-
-def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float(10 * torch.log10(255**2 / (a.double() - b.double()).square().mean()))
 
 
 @pytest.mark.parametrize("codec_class", LOSSY)

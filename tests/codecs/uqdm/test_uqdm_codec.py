@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,20 +16,13 @@ from diffpress.codecs.uqdm.tables import PixelTables, step_index, step_table
 from diffpress.commands.compress import main as compress
 from diffpress.commands.decompress import main as decompress
 from diffpress.data import read_image, save_image
+from diffpress.evaluation.metrics import psnr
 from diffpress.lightning_modules.diffusion.noise_schedule import ScheduleConfig
 from diffpress.lightning_modules.networks.score_net import ScoreNetConfig
 from diffpress.lightning_modules.uqdm import METHODS, UQDM, Method
+from helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks this small run slower on several threads, above all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +54,6 @@ def picture(height: int, width: int) -> torch.Tensor:
     y, x = torch.arange(height)[:, None] / 20, torch.arange(width) / 20
     smooth = torch.stack([120 + 70 * torch.sin(x * (k + 1) + y) for k in range(3)])
     return (smooth + 4 * torch.randn(3, height, width)).clamp(0, 255).byte()
-
-
-def psnr(image: torch.Tensor, original: torch.Tensor) -> float:
-    mse = float((image.float() - original.float()).square().mean())
-    return float(10 * np.log10(255**2 / mse)) if mse else np.inf
 
 
 @pytest.mark.parametrize("size", [(1, 1), (37, 91), (65, 64), (3, 200), (128, 128)])
