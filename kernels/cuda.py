@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from . import launch
-from .backend import Backend
+from .backend import Backend, normal_table_on
 from .errors import KernelError
-from .randomness import normal_table_on
 from .trellis import check, decision_bytes, label_steps
 
 OPTIONS = ("--std=c++17", "--fmad=false")  # CuPy adds -ftz=true and the architecture

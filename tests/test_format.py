@@ -13,7 +13,7 @@ import torch
 
 from diffpress.codecs.diffc.header import DICTIONARY
 from diffpress.kernels import get_backend
-from diffpress.kernels.randomness import normal_table
+from diffpress.kernels.backend import normal_table
 from diffpress.kernels.trellis import path_labels
 
 MASK = 2**64 - 1

@@ -2,7 +2,7 @@
 
 ``get_coder("pfr")`` is the Poisson functional representation, chunk by chunk; ``get_coder("trellis")`` codes a whole
 step as one codeword.  Equations: docs/method/reverse-channel.md.  Reading order: interface.py, pfr.py or trellis.py,
-then what they use: codebook.py, index_code.py (PFR), trellis_format.py (trellis).
+then what they use: codebook.py and, for PFR, index_code.py.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ def test_bad_files(
 
 LAYERS = """
 import ctypes, resource
-from diffpress.commands.memory import keep_freed_memory
+from diffpress.commands.errors import keep_freed_memory
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p

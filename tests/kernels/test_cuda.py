@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from diffpress.kernels import get_backend
+from diffpress.kernels.backend import normal_table
 from diffpress.kernels.cuda import source
-from diffpress.kernels.randomness import normal_table
 from diffpress.kernels.trellis import decision_bytes, label_steps
 
 SHIM = """

@@ -9,7 +9,7 @@ import torch
 
 from diffpress import kernels
 from diffpress.kernels import KernelError, get_backend
-from diffpress.kernels.randomness import SHA256, normal_table, philox_numpy, philox_torch, split64
+from diffpress.kernels.backend import SHA256, normal_table, philox_numpy, philox_torch, split64
 
 # kat_vectors of the Random123 distribution (philox4x32, 10 rounds): counter, key, result
 KNOWN = [
