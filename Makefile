@@ -28,8 +28,8 @@ types: $(VENV)/installed  ## mypy: types; pyright: an editor resolves every impo
 	$(PY) -m pyright --pythonpath $(PY)
 
 bench: $(VENV)/installed  ## the measurements behind docs/results/coders.md and docs/models.md (long)
-	$(PY) benchmarks/rcc.py overhead
-	$(PY) benchmarks/rcc.py speed
+	$(PY) benchmarks/rcc.py
+	$(PY) benchmarks/rcc_speed.py
 	$(PY) benchmarks/diffc_latent.py
 
 gpu: $(VENV)/installed  ## on a GPU: tests, files exchanged with the CPU, speed; writes docs/results/gpu.md (nine minutes)

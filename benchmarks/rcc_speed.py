@@ -1,18 +1,22 @@
 """Time of one reverse-channel step beside the plain PyTorch listing of the DiffC paper's appendix.
 
+    python benchmarks/rcc_speed.py [--size 24576] [--clock cpu]
+
 The listing draws all 2^16 candidates of every chunk with torch.randn and multiplies them with mu.  Every row codes the
 same step, split the same way: CHUNKS chunks of 14 bits.  With a GPU the same rows run there, beside a kernel with one
-thread per candidate.  Published for comparison: 3 ms (A40) per 16-bit chunk, 140 ms (TensorFlow).  Called by rcc.py.
+thread per candidate.  Published for comparison: 3 ms (A40) per 16-bit chunk, 140 ms (TensorFlow).
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from jsonargparse import auto_cli
 from torch import Tensor
 
 from diffpress.codecs.reverse_channel import get_coder
@@ -92,14 +96,24 @@ def rows(size: int, device: torch.device, repeats: int) -> list[dict[str, Any]]:
     return result
 
 
-def speed(size: int, repeats: int, clock: str) -> list[dict[str, Any]]:
-    """Records of all devices that are here; clock "cpu" counts processor time, for a machine that is busy otherwise."""
+def main(size: int = 24576, repeats: int = 5, clock: Literal["wall", "cpu"] = "wall") -> None:
+    """Print a line of JSON per measurement on all devices that are here.
+
+    size     coordinates of the step
+    repeats  runs per measurement; the median counts
+    clock    "cpu" counts processor time, for a machine that is busy otherwise
+    """
     global CLOCK
     CLOCK = clock
-    records = rows(size, torch.device("cpu"), repeats)
+    devices = [torch.device("cpu")]
     try:
-        device = get_backend("cuda").device
+        devices.append(get_backend("cuda").device)
     except KernelError as error:
-        print(f"no GPU column: {error}")
-        return records
-    return records + rows(size, device, repeats)
+        print(f"no GPU: {error}")
+    for device in devices:
+        for row in rows(size, device, repeats):
+            print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    auto_cli(main)

@@ -43,7 +43,7 @@ extern "C" __global__ void fused_pfr(const float* mu, long long n, long long col
     }
 }
 
-// The yardstick of benchmarks/rcc.py: one thread per candidate, as in the published implementation.  scores [count].
+// The yardstick of benchmarks/rcc_speed.py: one thread per candidate, as in the published implementation.  scores [count].
 extern "C" __global__ void thread_per_candidate(const float* mu, long long columns, u64 key, u64 stream, long long count,
                                                 const float* table, float* scores) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
