@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from jsonargparse import auto_cli
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from gaussian_source import Channel, Source, coded, extra_bits, ideal, pfr_law, run
 
