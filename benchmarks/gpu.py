@@ -88,7 +88,7 @@ PARTS = {
     "files": Part("files written on the CPU decoded on the GPU and the reverse", 60),
     "coders": Part("a reverse-channel step beside the paper's listing", 50),
     "diffc": Part("DiffC over the full architecture of SD 1.5 with random weights", 115, (
-        sys.executable, "-u", "benchmarks/diffc_latent.py", "--full", "--device", "cuda", "--height", "512",
+        sys.executable, "-u", "benchmarks/diffc_latent.py", "--full", "true", "--device", "cuda", "--height", "512",
         "--width", "768", "--output", "RESULTS")),
     "photo": Part("the shipped prior on a 768 x 512 photo", 40),
     "training": Part("training of the denoiser", 35),

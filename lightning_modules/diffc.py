@@ -20,7 +20,7 @@ import lightning
 from torch import distributed
 
 from ..data import write_file
-from ..data.batches import Named, image_batches
+from ..data.module import Named, image_batches
 from . import load_model
 
 __all__ = ["DiffCModule", "image_batches"]
