@@ -15,9 +15,8 @@ from ...lightning_modules.priors.interface import Prior
 from ...lightning_modules.priors.pixel import PixelPrior
 from ..base import CodecError, Header, Stream, check_image, check_model
 from ..threads import reproducible
-from .header import BitsBackParameters, best_tile
-from .segment import Progress, decode_segment, encode_segment, measure, push_tiles
-from .stacks import CountingStack
+from .gaussians import CountingStack
+from .segment import BitsBackParameters, Progress, best_tile, decode_segment, encode_segment, measure, push_tiles
 
 PRESETS = {"fast": (20, 1), "default": (40, 1), "best": (80, 4)}  # timesteps, orientations
 

@@ -34,8 +34,7 @@ from ..base import CodecError
 from ..entropy import Floats
 from ..pixel_residual import CODING_ORDER, GAIN_SCALE
 from ..threads import side_by_side
-from .side_information import MAX_NODES, SideInformation, rounded
-from .stacks import MEANS_PER_BIN, GaussianStack, GridGaussian, Ints
+from .gaussians import MAX_NODES, MEANS_PER_BIN, GaussianStack, GridGaussian, Ints, SideInformation, rounded
 
 BIN_SIZE = 0.4  # in stds; half of that would save 0.25 % of the bits and borrow one more per latent
 

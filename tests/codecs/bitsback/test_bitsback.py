@@ -13,8 +13,8 @@ import torch
 from diffpress.codecs import CodecError, container, get_codec
 from diffpress.codecs.base import ModelMismatch
 from diffpress.codecs.bitsback.codec import BitsBack
-from diffpress.codecs.bitsback.header import BitsBackParameters, best_tile
 from diffpress.codecs.bitsback.latents import DENSER, EVEN, BitsBackChain, choose_timesteps
+from diffpress.codecs.bitsback.segment import BitsBackParameters, best_tile
 from diffpress.data import read_image, save_image
 from diffpress.lightning_modules import load_model
 from diffpress.lightning_modules.priors.interface import Prior
