@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -34,15 +33,6 @@ RUNS = (
 )
 
 
-@dataclass
-class Result:
-    label: str
-    size: int
-    image: torch.Tensor
-    encode: float
-    decode: float
-
-
 def photo() -> torch.Tensor:
     """uint8 [3, 256, 256]: part of a portrait of Eileen Collins (NASA, Great Images database, public domain)."""
     return read_image(resource("data/demo.png"))
@@ -50,36 +40,33 @@ def photo() -> torch.Tensor:
 
 def demo(out: Path) -> int:
     """Run everything into the folder `out`; returns 0, the number of failures."""
-    out.mkdir(parents=True, exist_ok=True)
-    original = photo()
-    source = out / "photo.png"
+    original, source = photo(), out / "photo.png"
     save_image(original, source)
-    results = [_through_files(source, original, out, *one) for one in RUNS]
+    pictures = [("original", original)]
     table = Table(title=f"{source}: {original.shape[2]} x {original.shape[1]} pixels, decoded in fresh processes")
     for heading in ("codec", "bytes", "bpp", "PSNR in dB", "encode s", "decode s"):
         table.add_column(heading, justify="left" if heading == "codec" else "right")
-    for r in results:
-        quality = psnr(r.image, original)
-        table.add_row(r.label, f"{r.size}", f"{_bpp(r):.3f}", f"{quality:.2f}" if quality < 200 else "exact",
-                      f"{r.encode:.1f}", f"{r.decode:.1f}")
+    for codec, label, options in RUNS:
+        name = label.replace(",", "").replace(" ", "-").lower()
+        file, picture = out / f"{name}.bin", out / f"{name}.png"
+        encode = _python("compress", "--codec", codec, str(source), "-o", str(file), "--force", *options)
+        decode = _python("decompress", str(file), "-o", str(picture), "--force")
+        size, image = file.stat().st_size, read_image(picture)
+        quality, bpp = psnr(image, original), 8 * size / (image.shape[1] * image.shape[2])
+        exact = torch.equal(image, original)
+        row = (f"{bpp:.3f}", "exact" if exact else f"{quality:.2f}", f"{encode:.1f}", f"{decode:.1f}")
+        table.add_row(label, str(size), *row)
+        pictures.append((f"{label}\n{size} bytes, {'exact' if exact else f'{quality:.1f} dB'}", image))
     Console().print(table)
-    _picture(original, results, out / "demo.png")
+    figure, axes = pyplot.subplots(1, len(pictures), figsize=(3 * len(pictures), 3.7), layout="constrained")
+    for axis, (title, image) in zip(axes, pictures, strict=True):
+        axis.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
+        axis.set_title(title, fontsize=9)
+        axis.set_axis_off()
+    figure.savefig(out / "demo.png", dpi=120)
+    pyplot.close(figure)
     print(f"seconds include starting Python and loading the model; pictures side by side: {out / 'demo.png'}")
     return 0
-
-
-def _bpp(result: Result) -> float:
-    return 8 * result.size / (result.image.shape[1] * result.image.shape[2])
-
-
-def _through_files(
-    source: Path, original: torch.Tensor, out: Path, codec: str, label: str, options: Sequence[str]
-) -> Result:
-    name = label.replace(",", "").replace(" ", "-").lower()
-    file, picture = out / f"{name}.bin", out / f"{name}.png"
-    encode = _python("compress", "--codec", codec, str(source), "-o", str(file), "--force", *options)
-    decode = _python("decompress", str(file), "-o", str(picture), "--force")
-    return Result(label, file.stat().st_size, read_image(picture), encode, decode)
 
 
 def _python(command: str, *arguments: str) -> float:
@@ -92,20 +79,6 @@ def _python(command: str, *arguments: str) -> float:
     if done.returncode:
         raise OSError(f"{command} failed: {done.stderr.strip()}")
     return time.perf_counter() - start
-
-
-def _picture(original: torch.Tensor, results: list[Result], path: Path) -> None:
-    figure, axes = pyplot.subplots(1, 1 + len(results), figsize=(3 * (1 + len(results)), 3.7), layout="constrained")
-    labels = ["original"]
-    for r in results:
-        quality = psnr(r.image, original)
-        labels.append(f"{r.label}\n{r.size} bytes, " + (f"{quality:.1f} dB" if quality < 200 else "exact"))
-    for axis, label, image in zip(axes, labels, [original, *(r.image for r in results)], strict=True):
-        axis.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
-        axis.set_title(label, fontsize=9)
-        axis.set_axis_off()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def main(args: Sequence[str] | None = None) -> int:

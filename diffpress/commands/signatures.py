@@ -21,12 +21,10 @@ ENTRY = re.compile(r"^( *)(\w+(?:, \w+)*)  +(\S.*)$")  # "name  what it does", a
 @cache
 def codec_places() -> dict[str, tuple[str, str]]:
     """Codec name -> (source file, class), from the table CODECS of codecs/registry.py."""
-    table = _assigned(_source("codecs/registry.py"), "CODECS")
     places: dict[str, tuple[str, str]] = {}
-    for name, entry in zip(table.keys, table.values, strict=True):  # type: ignore[attr-defined]
-        texts = [str(node.value) for node in ast.walk(entry) if isinstance(node, ast.Constant)]
-        module, _, cls = next(text for text in texts if ":" in text).partition(":")
-        places[ast.literal_eval(name)] = (f"codecs/{module.strip('.').replace('.', '/')}.py", cls)
+    for name, entry in ast.literal_eval(_assigned(_source("codecs/registry.py"), "CODECS")).items():
+        module, _, cls = entry.partition(":")
+        places[name] = (f"codecs/{module.strip('.').replace('.', '/')}.py", cls)
     return places
 
 
