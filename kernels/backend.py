@@ -120,16 +120,16 @@ class Backend:
     def trellis_search(
         self, scores: Tensor, lengths: Tensor, constraint_length: int, k: int, flush: int
     ) -> tuple[Tensor, Tensor]:
-        """Viterbi search of several shift-register trellises; trellis.py says how branches are labelled.
+        """Viterbi search of several shift-register trellises; viterbi.py says how branches are labelled.
 
-        scores   int16 [N, M]: score of label m at a stage, at most trellis.max_score in absolute value; the stages of
+        scores   int16 [N, M]: score of label m at a stage, at most viterbi.max_score in absolute value; the stages of
                  all trellises one behind the other, M a power of two
         lengths  int64 [T], on the CPU: stages of each trellis, N together
         flush    the last stages of each trellis shift in zeros instead of free symbols
         Start state 0, free end.  Returns (symbols uint8 [N], sum int64 [T]) of the path of largest sum; among equal
         predecessors the one of lowest oldest symbol wins, among equal final states the lowest.
         """
-        from .trellis_numba import search_many  # numba takes half a second to import, and decoding searches nothing
+        from .viterbi_numba import search_many  # numba takes half a second to import, and decoding searches nothing
 
         arrays = scores.cpu().numpy(), lengths.numpy()
         path, total = search_many(*arrays, constraint_length, k, flush, threads=torch.get_num_threads())

@@ -20,7 +20,7 @@ from torch import Tensor
 from . import launch
 from .backend import Backend, normal_table_on
 from .errors import KernelError
-from .trellis import check, decision_bytes, label_steps
+from .viterbi import check, decision_bytes, label_steps
 
 OPTIONS = ("--std=c++17", "--fmad=false")  # CuPy adds -ftz=true and the architecture
 

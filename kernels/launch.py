@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .errors import KernelError
-from .trellis import decision_bytes
+from .viterbi import decision_bytes
 
 MAX_GRID_X, MAX_GRID_Y = (1 << 31) - 1, 65535
 THREADS = 256  # of a block, where a thread has one item

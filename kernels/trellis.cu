@@ -1,4 +1,4 @@
-// Viterbi search of circular shift-register trellises, one block per trellis.  Meaning: kernels/trellis.py.
+// Viterbi search of circular shift-register trellises, one block per trellis.  Meaning: kernels/viterbi.py.
 // K (bits per symbol) is a compile-time constant.  A stage replaces one digit of the ring, so a group of 2^K states
 // that differ in this digit only is read and written by one thread: the metrics are updated in place, in shared memory
 // where they fit.  Integers only, wide enough to need no bounds: the same scores give the same path as on the CPU.

@@ -14,7 +14,7 @@ import torch
 from diffpress.codecs.diffc.header import DICTIONARY
 from diffpress.kernels import get_backend
 from diffpress.kernels.backend import normal_table
-from diffpress.kernels.trellis import path_labels
+from diffpress.kernels.viterbi import path_labels
 
 MASK = 2**64 - 1
 Cumulative = list[int]  # C(0) ... C(n), the last one 2^24

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...kernels import get_backend
-from ...kernels.trellis import max_score, path_labels
+from ...kernels.viterbi import max_score, path_labels
 from . import interface as base
 from .codebook import Codebook, CoordinateRows, equal_edges, rotate, rotate_back
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ...data import ImageData
 from ...lightning_modules import find_model
+from ...lightning_modules.diffusion.psnr import psnr
 from ...lightning_modules.identity import read_json
 from ...lightning_modules.uqdm import METHODS, UQDM, Method, load_uqdm
 from ..base import Stream
@@ -46,23 +47,22 @@ class OriginalUQDM:
     def evaluate(self, eval_iter: Iterable[Tensor], n_batches: int | None = None) -> dict[str, list[float]]:
         """Print and return cumulated rates and the PSNR of each method: after 0, 1, .., T steps and at the end.
 
-        "bpd", "bpp", "psnr_denoise", "psnr_ancestral", "psnr_flow"; means over batches, the last PSNR being infinite.
+        "bpd", "bpp", "psnr_denoise", "psnr_ancestral", "psnr_flow"; means over images, then over batches; the last PSNR is infinite.
         """
         self.model.eval()
         rates: list[Tensor] = []
-        errors: dict[Method, list[list[float]]] = {method: [] for method in METHODS}
+        qualities: dict[Method, list[list[float]]] = {method: [] for method in METHODS}
         for batch in islice(eval_iter, n_batches):
             cost = self.model.nelbo(batch)
             parts = torch.cat([cost.prior[:, None], cost.steps, cost.reconstruction[:, None]], 1)
             rates.append(parts.mean(0).cumsum(0))
             for method in METHODS:
                 images = (self.model.reconstruct(z, sent, method) for sent, z in enumerate(cost.latents))
-                errors[method].append([float((x.float() - batch.float()).square().mean()) for x in images])
+                qualities[method].append([float(psnr(x, batch).mean()) for x in images])
         bpd = torch.stack(rates).mean(0)
         result = {"bpd": bpd.tolist(), "bpp": (bpd * 3).tolist()}
         for method in METHODS:
-            mse = torch.tensor(errors[method])
-            result[f"psnr_{method}"] = [*(10 * torch.log10(255**2 / mse)).mean(0).tolist(), float("inf")]
+            result[f"psnr_{method}"] = [*torch.tensor(qualities[method]).mean(0).tolist(), float("inf")]
         for name, values in result.items():
             print(f"{name}: {' '.join(f'{value:.4f}' for value in values)}")
         return result

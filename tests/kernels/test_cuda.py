@@ -15,7 +15,7 @@ import torch
 from diffpress.kernels import get_backend
 from diffpress.kernels.backend import normal_table
 from diffpress.kernels.cuda import source
-from diffpress.kernels.trellis import decision_bytes, label_steps
+from diffpress.kernels.viterbi import decision_bytes, label_steps
 
 SHIM = """
 #include <barrier>

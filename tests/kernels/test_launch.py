@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffpress.kernels import KernelError, launch, trellis
+from diffpress.kernels import KernelError, launch, viterbi
 
 
 def allowed(shape, shared_limit=99 << 10):
@@ -45,7 +45,7 @@ def test_scratch_memory_is_bounded(lengths, length, k, in_shared):
     assert [t for first, last in ranges for t in range(first, last)] == list(range(len(lengths)))
     for first, last in ranges:
         metrics = 0 if in_shared else (last - first) * (4 << length)
-        used = sum(lengths[first:last]) * trellis.decision_bytes(length, k) + metrics
+        used = sum(lengths[first:last]) * viterbi.decision_bytes(length, k) + metrics
         assert used <= launch.SCRATCH or last == first + 1
 
 

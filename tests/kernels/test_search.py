@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffpress.kernels import KernelError, get_backend
-from diffpress.kernels.trellis import max_score, path_labels, search_reference
-from diffpress.kernels.trellis_numba import search_many
+from diffpress.kernels.viterbi import max_score, path_labels, search_reference
+from diffpress.kernels.viterbi_numba import search_many
 
 
 def path_score(scores, symbols, length, k):

@@ -1,4 +1,4 @@
-"""The Viterbi search of trellis.py for k = 2, which files use, compiled by numba: the same decisions, faster.
+"""The Viterbi search of viterbi.py for k = 2, which files use, compiled by numba: the same decisions, faster.
 
 One trellis runs in one thread without the interpreter lock; several trellises are shared out among threads.  The loops
 over i run along contiguous states and labels and write one array each, so the compiler turns them into 16-bit vector
@@ -16,7 +16,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from .trellis import UNREACHED, Integers, Shorts, check, decision_bytes, label_steps, search_reference
+from .viterbi import UNREACHED, Integers, Shorts, check, decision_bytes, label_steps, search_reference
 
 Bytes = NDArray[np.uint8]
 
@@ -35,7 +35,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def search_many(
     scores: Shorts, lengths: Integers, constraint_length: int, k: int, flush: int, threads: int
 ) -> tuple[Bytes, Integers]:
-    """Backend.trellis_search for NumPy arrays on up to `threads` threads; equals trellis.search_reference.
+    """Backend.trellis_search for NumPy arrays on up to `threads` threads; equals viterbi.search_reference.
 
     scores int16 [N, M], lengths int64 [T] -> (symbols uint8 [N], sums int64 [T]).  Raises KernelError.
     """

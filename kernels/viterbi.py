@@ -1,6 +1,6 @@
 """Viterbi search of a circular shift-register trellis: the definition, in NumPy.
 
-What runs is trellis_numba.py on the CPU and trellis.cu on a GPU; both must make the decisions of this file.  Source:
+What runs is viterbi_numba.py on the CPU and trellis.cu on a GPU; both must make the decisions of this file.  Source:
 Viterbi, "Error bounds for convolutional codes", 1967; Forney, "The Viterbi algorithm", 1973.
 
 The register is a ring of D = L/k digits of k bits.  Stage j overwrites digit j mod D (digit 0 is the most significant)
