@@ -47,7 +47,8 @@ class OriginalUQDM:
     def evaluate(self, eval_iter: Iterable[Tensor], n_batches: int | None = None) -> dict[str, list[float]]:
         """Print and return cumulated rates and the PSNR of each method: after 0, 1, .., T steps and at the end.
 
-        "bpd", "bpp", "psnr_denoise", "psnr_ancestral", "psnr_flow"; means over images, then over batches; the last PSNR is infinite.
+        "bpd", "bpp", "psnr_denoise", "psnr_ancestral", "psnr_flow"; means over images, then over batches; the last PSNR
+        is infinite.
         """
         self.model.eval()
         rates: list[Tensor] = []

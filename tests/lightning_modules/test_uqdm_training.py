@@ -135,7 +135,6 @@ def train_in_process(precision: str, compile: bool) -> list[float]:
     return losses
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_bf16_follows_single_precision() -> None:
     exact, rough = train_in_process("32-true", False), train_in_process("bf16-mixed", False)
     assert rough == pytest.approx(exact, rel=0.02)
@@ -143,6 +142,6 @@ def test_bf16_follows_single_precision() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore")  # what torch.compile says of itself
 def test_compiled_network_follows_the_plain_one() -> None:
     assert train_in_process("32-true", True) == pytest.approx(train_in_process("32-true", False), rel=1e-3)
