@@ -149,7 +149,7 @@ class CudaBackend(Backend):
         for first, last in launch.trellises_at_once(lengths.tolist(), constraint_length, k, in_shared):
             shape = launch.trellis(last - first, constraint_length, k, self._shared_limit)
             metrics = torch.empty(
-                1 if in_shared else (last - first) << constraint_length, dtype=torch.int32, device=self.device
+                1 if in_shared else (last - first) << constraint_length, dtype=torch.int16, device=self.device
             )
             rows = int(starts[last] - starts[first])
             decisions = torch.empty(

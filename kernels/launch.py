@@ -51,18 +51,18 @@ def fused_pfr(chunks: int, candidates: int) -> tuple[Launch, int]:
 
 
 def trellis(trellises: int, constraint_length: int, k: int, shared_limit: int) -> Launch:
-    """One block per trellis, a thread per group of 2^k states; 32-bit metrics in shared memory where they fit.
+    """One block per trellis, a thread per group of 2^k states; 16-bit metrics in shared memory where they fit.
 
     shared_limit  bytes of shared memory that a block may have on the device (opt-in)
     """
-    groups, metrics = 1 << constraint_length - k, 4 << constraint_length
+    groups, metrics = 1 << constraint_length - k, 2 << constraint_length
     block = min(TRELLIS_THREADS, max(32, groups))
     return Launch((trellises, 1), block, metrics if metrics + TRELLIS_STATIC <= shared_limit else 0)
 
 
 def trellises_at_once(lengths: Sequence[int], constraint_length: int, k: int, in_shared: bool) -> list[tuple[int, int]]:
     """Ranges [first, last) of trellises, of these numbers of stages, that are searched together within SCRATCH."""
-    per_stage, per_trellis = decision_bytes(constraint_length, k), 0 if in_shared else 4 << constraint_length
+    per_stage, per_trellis = decision_bytes(constraint_length, k), 0 if in_shared else 2 << constraint_length
     ranges, first, used = [], 0, 0
     for t, stages in enumerate(lengths):
         needed = stages * per_stage + per_trellis

@@ -1,14 +1,15 @@
 // Viterbi search of circular shift-register trellises, one block per trellis.  Meaning: kernels/viterbi.py.
 // K (bits per symbol) is a compile-time constant.  A stage replaces one digit of the ring, so a group of 2^K states
 // that differ in this digit only is read and written by one thread: the metrics are updated in place, in shared memory
-// where they fit.  Integers only, wide enough to need no bounds: the same scores give the same path as on the CPU.
+// where they fit.  They are 16-bit integers with the bounds of viterbi.py, the best one subtracted once a turn of the
+// ring: the same scores give the same path as on the CPU.
 // States and labels are powers of two: 32-bit masks and shifts instead of 64-bit divisions.
 
 #ifndef K
 #define K 2
 #endif
 #define SYMBOLS (1 << K)
-#define UNREACHED (-1000000000)
+#define UNREACHED (-20000)
 #if K == 4
 typedef u64 Choices;  // the oldest symbols chosen by the states of a group, K bits each
 #else
@@ -21,15 +22,17 @@ __device__ __forceinline__ u32 turned(u32 state, int digit, int L, int low) {
 }
 
 // scores [N, 2^log_labels], starts [T + 1]: rows of the trellises, decisions [N, 2^(L - K)] and global_metrics
-// [T, 2^L] (scratch, the latter used if in_shared is 0), symbols [N], total [T].  decisions begins with the row
+// [T, 2^L] (scratch, the latter used if in_shared is 0), symbols [N], total [T], all zero.  decisions begins with the row
 // starts[0].  At most 1,024 threads; without the bound some compilers take more registers than a block of 1,024 has.
 extern "C" __global__ void __launch_bounds__(1024) trellis_search(
         const short* scores, const long long* starts, int log_labels, int by_symbol, int by_top, int L, int flush,
-        int in_shared, int* global_metrics, Choices* decisions, unsigned char* symbols, long long* total) {
-    extern __shared__ int shared_metrics[];
+        int in_shared, short* global_metrics, Choices* decisions, unsigned char* symbols, long long* total) {
+    extern __shared__ short shared_metrics[];
+    __shared__ int tops[1024];
+    __shared__ u32 wheres[1024], ranks[1024];
     int t = blockIdx.x;
     u32 states = 1u << L, groups = states >> K, mask = (1u << log_labels) - 1;
-    int* metrics = in_shared ? shared_metrics : global_metrics + ((long long)t << L);
+    short* metrics = in_shared ? shared_metrics : global_metrics + ((long long)t << L);
     int stages = (int)(starts[t + 1] - starts[t]), digits = L / K, low = digits / 2 * K;
     scores += starts[t] << log_labels;
     decisions += (starts[t] - starts[0]) * groups;
@@ -37,6 +40,20 @@ extern "C" __global__ void __launch_bounds__(1024) trellis_search(
     for (u32 s = threadIdx.x; s < states; s += blockDim.x) metrics[s] = s ? UNREACHED : 0;
     __syncthreads();
     for (int j = 0, digit = 0; j < stages; ++j, digit = digit + 1 == digits ? 0 : digit + 1) {
+        if (digit == 0 && j) {
+            int best = -32768;
+            for (u32 s = threadIdx.x; s < states; s += blockDim.x) best = max(best, (int)metrics[s]);
+            tops[threadIdx.x] = best;
+            __syncthreads();
+            for (u32 half = blockDim.x / 2; half; half /= 2) {  // a power of two
+                if (threadIdx.x < half) tops[threadIdx.x] = max(tops[threadIdx.x], tops[threadIdx.x + half]);
+                __syncthreads();
+            }
+            best = tops[0];
+            if (threadIdx.x == 0) total[t] += best;
+            for (u32 s = threadIdx.x; s < states; s += blockDim.x) metrics[s] -= best;
+            __syncthreads();
+        }
         int shift = L - K * (digit + 1);
         int place = digit * K < L - low ? shift : shift + L - low;  // of the digit in the ring as turned
         const short* row = scores + ((long long)j << log_labels);
@@ -65,9 +82,7 @@ extern "C" __global__ void __launch_bounds__(1024) trellis_search(
         __syncthreads();
     }
     // free end: the best state, among equals the lowest as the last stage sees the ring
-    __shared__ int tops[1024];
-    __shared__ u32 wheres[1024], ranks[1024];
-    int last = (stages - 1) % digits, top = UNREACHED;
+    int last = (stages - 1) % digits, top = -32768;
     u32 where = 0, rank = states;
     for (u32 s = threadIdx.x; s < states; s += blockDim.x) {
         u32 seen = turned(s, last, L, low);
@@ -80,7 +95,7 @@ extern "C" __global__ void __launch_bounds__(1024) trellis_search(
     if (threadIdx.x) return;
     for (u32 i = 1; i < blockDim.x; ++i)
         if (tops[i] > top || (tops[i] == top && ranks[i] < rank)) { top = tops[i]; where = wheres[i]; rank = ranks[i]; }
-    total[t] = top;
+    total[t] += top;
     for (int j = stages - 1; j >= 0; --j) {
         int shift = L - K * (j % digits + 1);
         u32 above = where >> (shift + K), below = where & ((1u << shift) - 1), symbol = (where >> shift) & (SYMBOLS - 1);

@@ -1,7 +1,9 @@
 """The CuPy kernels: run as C++ where there is a compiler, on a GPU where there is one.
 
-The C++ run puts the very .cu source behind a shim that turns a block into std::threads; it checks the logic, the GPU
-tests (marker gpu) check the rest.  What needs neither: test_cuda_compile.py, test_launch.py and test_backends.py.
+The C++ run puts the very .cu source behind a shim that runs the threads of a block one after the other, each up to its
+next barrier, in either order: where two threads touch the same memory between two barriers, one of the orders computes
+something else.  It checks the logic, the GPU tests (marker gpu) check the rest.  What needs neither:
+test_cuda_compile.py, test_launch.py and test_backends.py.
 """
 
 import ctypes
@@ -15,14 +17,14 @@ import torch
 from diffpress.kernels import get_backend
 from diffpress.kernels.backend import normal_table
 from diffpress.kernels.cuda import source
-from diffpress.kernels.viterbi import decision_bytes, label_steps
+from diffpress.kernels.viterbi import decision_bytes, label_steps, max_score, search_reference
 
 SHIM = """
-#include <barrier>
-#include <cstring>
-#include <thread>
-#include <vector>
 #include <algorithm>
+#include <cstring>
+#include <functional>
+#include <ucontext.h>
+#include <vector>
 #define __device__
 #define __launch_bounds__(threads)
 #define __global__
@@ -30,11 +32,16 @@ SHIM = """
 #define __restrict__
 #define __shared__ static
 struct Dim { long long x, y; };
-static thread_local Dim threadIdx;
-static Dim blockIdx, blockDim, gridDim;
-static std::barrier<>* gate;
+struct Fiber { ucontext_t context; std::vector<char> stack; bool done; };
+static Dim threadIdx, blockIdx, blockDim, gridDim;
+static std::vector<Fiber> block;
+static std::function<void()> body;
+static ucontext_t scheduler;
+static int running, backwards;
 static float lanes[1024];
-static void __syncthreads() { gate->arrive_and_wait(); }
+extern "C" void set_order(int last_thread_first) { backwards = last_thread_first; }
+static void __syncthreads() { swapcontext(&block[running].context, &scheduler); }
+static void run_fiber() { body(); block[running].done = true; }
 static float __int_as_float(unsigned i) { float f; std::memcpy(&f, &i, 4); return f; }
 static float __shfl_xor_sync(unsigned, float v, int step) {  // one warp per block: all threads take part
     lanes[threadIdx.x] = v; __syncthreads();
@@ -42,14 +49,30 @@ static float __shfl_xor_sync(unsigned, float v, int step) {  // one warp per blo
     return other;
 }
 static long long min(long long a, long long b) { return std::min(a, b); }
+static int max(int a, int b) { return std::max(a, b); }
 template <class F> void launch(int gx, int gy, int threads, F kernel) {
-    blockDim = {threads, 1}; gridDim = {gx, gy};
+    blockDim = {threads, 1}; gridDim = {gx, gy}; body = kernel;
     for (int y = 0; y < gy; ++y) for (int x = 0; x < gx; ++x) {
         blockIdx = {x, y};
-        std::barrier<> barrier(threads); gate = &barrier;
-        std::vector<std::thread> block;
-        for (int i = 0; i < threads; ++i) block.emplace_back([=] { threadIdx = {i, 0}; kernel(); });
-        for (auto& thread : block) thread.join();
+        block = std::vector<Fiber>(threads);
+        for (Fiber& fiber : block) {
+            getcontext(&fiber.context);
+            fiber.stack.resize(1 << 16);
+            fiber.context.uc_stack.ss_sp = fiber.stack.data();
+            fiber.context.uc_stack.ss_size = fiber.stack.size();
+            fiber.context.uc_link = &scheduler;
+            makecontext(&fiber.context, run_fiber, 0);
+        }
+        for (bool alive = true; alive;) {
+            alive = false;
+            for (int n = 0; n < threads; ++n) {  // each up to its next barrier
+                running = backwards ? threads - 1 - n : n;
+                if (block[running].done) continue;
+                threadIdx = {running, 0};
+                swapcontext(&scheduler, &block[running].context);
+                alive |= !block[running].done;
+            }
+        }
     }
 }
 """
@@ -76,7 +99,7 @@ extern "C" void run_pfr(const float* mu, long long n, long long width, u64 key, 
 """
 ENTRY_TRELLIS = """
 extern "C" void run_trellis(const short* scores, const long long* starts, long long T, int log_labels, int by_symbol,
-                            int by_top, int L, int flush, int in_shared, int* spare, Choices* decisions,
+                            int by_top, int L, int flush, int in_shared, short* spare, Choices* decisions,
                             unsigned char* symbols, long long* total) {
     launch(T, 1, 8, [=] { trellis_search(scores, starts, log_labels, by_symbol, by_top, L, flush, in_shared, spare,
                                          decisions, symbols, total); });
@@ -84,28 +107,36 @@ extern "C" void run_trellis(const short* scores, const long long* starts, long l
 """
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    """Every .cu compiled behind the shim, the trellis for each k."""
+def compiled(folder, ks=(1, 2, 4), change=lambda text: text):
+    """Every .cu compiled behind the shim, the trellis for each of `ks`; `change` edits the trellis."""
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("needs a C++20 compiler")
-    folder = tmp_path_factory.mktemp("cuda_as_cpp")
-
     common = source("philox.cu")
     parts = [SHIM, source("pfr.cu"), ENTRY, ENTRY_PFR]
-    for k in (1, 2, 4):
-        trellis = source("trellis.cu").removeprefix(common)
-        trellis = trellis.replace("extern __shared__ int shared_metrics[];", "static int shared_metrics[65536];")
+    for k in ks:
+        trellis = change(source("trellis.cu").removeprefix(common))
+        trellis = trellis.replace("extern __shared__ short shared_metrics[];", "static short shared_metrics[65536];")
         trellis += ENTRY_TRELLIS
         for name in ("trellis_search", "run_trellis", "turned", "Choices"):
             trellis = trellis.replace(name, f"{name}_{k}")
         parts.append(f"#undef K\n#undef SYMBOLS\n#undef UNREACHED\n#define K {k}\n{trellis}")
     path = folder / "all.cpp"
     path.write_text("".join(parts))
-    command = [compiler, "-std=c++20", "-O0", "-ffp-contract=off", "-shared", "-fPIC", "-pthread", "-w"]
+    command = [compiler, "-std=c++20", "-O0", "-ffp-contract=off", "-shared", "-fPIC", "-w"]
     subprocess.run([*command, str(path), "-o", str(path.with_suffix(".so"))], check=True)
     return ctypes.CDLL(str(path.with_suffix(".so")))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    return compiled(tmp_path_factory.mktemp("cuda_as_cpp"))
+
+
+@pytest.fixture(params=["first thread first", "last thread first"])
+def library(built, request):
+    built.set_order(int(request.param == "last thread first"))
+    return built
 
 
 def pointer(array):
@@ -147,22 +178,64 @@ def test_fused_pfr_source_equals_cpu(library):
     assert [index[c, best[c].argmax()] for c in range(2)] == where.tolist()
 
 
-@pytest.mark.parametrize("in_shared", [0, 1])
-@pytest.mark.parametrize(("length", "k", "flush"), [(6, 2, 3), (4, 1, 0), (10, 2, 1), (8, 4, 1)])
-def test_trellis_source_equals_cpu(library, length, k, flush, in_shared):
-    rng = np.random.default_rng(5)
-    scores = rng.integers(-9, 10, (15, 16)).astype(np.int16)  # few values, so that ties occur
-    lengths = np.array([9, 6])
-    symbols, total = np.zeros(15, np.uint8), np.zeros(2, np.int64)
-    spare, decisions = np.zeros((2, 1 << length), np.int32), np.zeros((15, decision_bytes(length, k)), np.uint8)
-    starts = np.array([0, 9, 15])
+def search(library, scores, lengths, length, k, flush, in_shared):
+    """Symbols and sums by the kernel's source, eight threads a block."""
+    count, labels = scores.shape
+    symbols, total = np.zeros(count, np.uint8), np.zeros(len(lengths), np.int64)
+    spare = np.zeros((len(lengths), 1 << length), np.int16)
+    decisions = np.zeros((count, decision_bytes(length, k)), np.uint8)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
     getattr(library, f"run_trellis_{k}")(
-        pointer(scores), pointer(starts), wide(2), 4, *label_steps(16, k), length, flush, in_shared,
-        pointer(spare), pointer(decisions), pointer(symbols), pointer(total),
+        pointer(scores), pointer(starts), wide(len(lengths)), labels.bit_length() - 1, *label_steps(labels, k), length,
+        flush, in_shared, pointer(spare), pointer(decisions), pointer(symbols), pointer(total),
     )  # fmt: skip
+    return symbols, total
+
+
+@pytest.mark.parametrize("in_shared", [0, 1])
+@pytest.mark.parametrize(("length", "k", "flush"), [(6, 2, 3), (4, 1, 0), (10, 2, 1), (8, 4, 1), (2, 2, 0), (12, 2, 4)])
+def test_trellis_source_equals_cpu(library, length, k, flush, in_shared):
+    rng, lengths = np.random.default_rng(5), np.array([9, 1, 6])
+    scores = rng.integers(-9, 10, (16, 16)).astype(np.int16)  # few values, so that ties occur
+    symbols, total = search(library, scores, lengths, length, k, flush, in_shared)
     path, best = get_backend("cpu").trellis_search(*map(torch.from_numpy, (scores, lengths)), length, k, flush)
     assert np.array_equal(symbols, path.numpy())
     assert np.array_equal(total, best.numpy())
+
+
+@pytest.mark.parametrize(("length", "k"), [(4, 2), (8, 2), (6, 1)])
+def test_long_paths_at_the_largest_scores_do_not_overflow(built, length, k):
+    """16-bit metrics: the best path's sum outgrows them many times over."""
+    top, lengths = max_score(length, k), np.array([400])
+    scores = np.random.default_rng(length).choice([-top, top], (400, 64)).astype(np.int16)
+    scores[300:] = -top  # and falls again
+    symbols, total = search(built, scores, lengths, length, k, 4, 1)
+    path, best = search_reference(scores, lengths, length, k, 4)
+    assert np.array_equal(symbols, path)
+    assert total[0] == best[0] > 100 * top
+
+
+@pytest.mark.parametrize("barrier", [0, 2, 3, 4, 5])
+def test_a_missing_barrier_is_found(tmp_path, barrier):
+    """Without one of the barriers, one of the two orders of threads gives another path.
+
+    Only the second may miss unnoticed here: it makes what is subtracted from all metrics the very best one.
+    """
+
+    def without(text):
+        parts = text.split("__syncthreads();")
+        assert len(parts) == 7
+        return "__syncthreads();".join(parts[: barrier + 1]) + ";" + "__syncthreads();".join(parts[barrier + 1 :])
+
+    library, lengths = compiled(tmp_path, (2,), without), np.array([30])
+    scores = np.random.default_rng(1).integers(-99, 100, (30, 64)).astype(np.int16)
+    path, total = search_reference(scores, lengths, 4, 2, 2)
+    agree = []
+    for order in (0, 1):
+        library.set_order(order)
+        found, best = search(library, scores, lengths, 4, 2, 2, 1)
+        agree.append(np.array_equal(found, path) and np.array_equal(best, total))
+    assert not all(agree)
 
 
 @pytest.fixture(scope="module")

@@ -33,18 +33,18 @@ def test_trellis_uses_shared_memory_where_it_fits(length, k, limit):
         shape = launch.trellis(trellises, length, k, limit)
         assert allowed(shape, limit - launch.TRELLIS_STATIC)
         assert shape.block % 32 == 0
-        assert (shape.shared == 4 << length) == ((4 << length) + launch.TRELLIS_STATIC <= limit)
+        assert (shape.shared == 2 << length) == ((2 << length) + launch.TRELLIS_STATIC <= limit)
 
 
 @pytest.mark.parametrize("in_shared", [False, True])
 @pytest.mark.parametrize(("length", "k"), [(4, 1), (10, 2), (16, 2), (18, 2), (16, 4)])
 @pytest.mark.parametrize("lengths", [[1], [1] * 16384, [2048] * 40, [5, 2048, 1, 300]])
 def test_scratch_memory_is_bounded(lengths, length, k, in_shared):
-    """Metrics outside shared memory count: 16,384 one-stage trellises at L = 16 would need 4 GiB of them."""
+    """Metrics outside shared memory count: 16,384 one-stage trellises at L = 16 would need 2 GiB of them."""
     ranges = launch.trellises_at_once(lengths, length, k, in_shared)
     assert [t for first, last in ranges for t in range(first, last)] == list(range(len(lengths)))
     for first, last in ranges:
-        metrics = 0 if in_shared else (last - first) * (4 << length)
+        metrics = 0 if in_shared else (last - first) * (2 << length)
         used = sum(lengths[first:last]) * viterbi.decision_bytes(length, k) + metrics
         assert used <= launch.SCRATCH or last == first + 1
 
