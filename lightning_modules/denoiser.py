@@ -37,7 +37,7 @@ class DenoiserTraining(L.LightningModule):
                                blocks beyond its own are new and change nothing at first; None: untrained
     lr, adam_lr                learning rates of Muon (inner convolutions) and Adam (the rest)
     warmup                     steps of linear warm-up
-    decay                      the last steps, over which the rate falls linearly to zero, after being constant: a run can
+    decay                      the last steps, over which the rate falls to zero, after being constant: a run can
                                be prolonged or brought to an end at any checkpoint; None: from the warm-up on the rate
                                falls as the square of what is left
     log_snr_range              levels drawn evenly, from nearly pure noise to far below one grey level

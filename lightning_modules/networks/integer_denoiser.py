@@ -13,7 +13,7 @@ The lower bound 0 of a block's inner rounding is its ReLU.  The noise level (FiL
 biases of conv_in before these are rounded, `IntegerDenoiser.at`; what that needs is tabulated, so that no exponential
 is left whose last bit would differ between machines.
 
-Why every engine computes the same: no sum exceeds 2^24 (`largest_sum`; the weights are checked when they are loaded),
+Why every engine computes the same: no sum exceeds 2^24 (`largest_sum`, checked when weights are loaded),
 so that float32 holds each one exactly in any order, and with or without fused multiply-adds.  Everything else is single
 IEEE operations, one after the other.  Nagel et al., "A white paper on neural network quantization", 2021, for the terms.
 """
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -323,7 +323,7 @@ class IntegerDenoiser:
         """Write configuration and weights into `folder`, which is made."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
-        save_file({name: value.contiguous() for name, value in self.tensors.items()}, folder / WEIGHTS, {"format": "pt"})
+        save_file(self.tensors, folder / WEIGHTS, {"format": "pt"})
 
 
 def folded(weight: Tensor, bias: Tensor, mean: Tensor | None = None) -> IntegerConvolution:

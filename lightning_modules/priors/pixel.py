@@ -122,7 +122,7 @@ class DenoiserPrior(PixelPrior):
 
 
 class IntegerPrior(DenoiserPrior):
-    """The shipped prior in integers (networks/integer_denoiser.py): the same estimates, bit for bit, on every machine."""
+    """The shipped prior in integers (networks/integer_denoiser.py): the same estimates on every machine."""
 
     exact = True
 

@@ -1,15 +1,12 @@
-"""From a trained denoiser to one in integers (networks/integer_denoiser.py): no training, exponents chosen on photos.
-
-The exponent of every rounding is the one that loses least on noisy photos at each noise level; the range of what is
-rounded grows with the noise.
-"""
+"""From a trained denoiser to one in integers (networks/integer_denoiser.py); photos choose the exponents."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...data.images import list_images, read_image
@@ -20,7 +17,7 @@ from ..identity import ModelError
 from ..networks.denoiser import SIGMA_DATA, Denoiser
 from ..networks.integer_denoiser import HEAD_MAX, IntegerDenoiser, power_of_two
 
-SLACK = 1.0
+SLACK = 1.0  # octaves by which a channel may leave the range of 8 bits at some noise level
 NODES_PER_UNIT = 4  # of log-SNR; the noise level's features turn once in 8
 
 
@@ -46,30 +43,30 @@ def integer_denoiser(network: Denoiser, photos: Tensor, log_snr_range: tuple[flo
     if len(network.down) != 1 or network.activation != "relu":
         raise ModelError("only a denoiser of one resolution with ReLU has a form in integers")
     network = network.float().eval()
-    blocks = list(network.down[0])  # type: ignore[arg-type]
     low, high = log_snr_range
     nodes = torch.linspace(low, high, round((high - low) * NODES_PER_UNIT) + 1, dtype=torch.float64)
-    tensors: dict[str, Tensor] = {}
-
-    for name, layer in (("stem", network.stem), ("head", network.head)):
-        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = layer.weight.half(), layer.bias.float()
-    embedding = network.embed(nodes.float())
     tables, generator = Tables(), torch.Generator().manual_seed(0)
     for log_snr in nodes.tolist():
-        noise = torch.randn(photos.shape, generator=generator)
-        tables.add(network, diffuse(photos, log_snr, noise), log_snr)
-    tensors |= tables.tensors()
+        tables.add(network, diffuse(photos, log_snr, torch.randn(photos.shape, generator=generator)), log_snr)
+    tensors = tables.tensors()
+    for name, layer in (("stem", network.stem), ("head", network.head)):
+        tensors |= {f"{name}.weight": layer.weight.half(), f"{name}.bias": _bias(layer)}
+    embedding = network.embed(nodes.float())
+    blocks = list(network.blocks().values())
     for k, block in enumerate(blocks):
-        columns = power_of_two(-tensors[f"{k}.columns"])
-        weight = block.conv_in.weight.double() * columns[:, None, None]
+        weight = block.conv_in.weight.double() * power_of_two(-tensors[f"{k}.columns"])[:, None, None]
         scale = (weight.flatten(1).abs().amax(1).clamp(min=1e-12) / 127).float()
-        tensors[f"{k}.conv_in.weight"] = (weight / scale.double()[:, None, None, None]).round().to(torch.int8)
-        tensors[f"{k}.conv_in.scale"], tensors[f"{k}.conv_in.bias"] = scale, block.conv_in.bias.float()
-        tensors[f"{k}.conv_out.weight"], tensors[f"{k}.conv_out.bias"] = block.conv_out.weight.half(), block.conv_out.bias.float()
+        whole = (weight / scale.double()[:, None, None, None]).round().to(torch.int8)
         factor, summand = block.film(embedding).chunk(2, dim=1)
-        tensors[f"{k}.film"] = torch.stack([1 + factor, summand], dim=1).half()
+        tensors |= {
+            f"{k}.conv_in.weight": whole, f"{k}.conv_in.scale": scale, f"{k}.conv_in.bias": _bias(block.conv_in),
+            f"{k}.film": torch.stack([1 + factor, summand], dim=1).half(),
+            f"{k}.conv_out.weight": block.conv_out.weight.half(), f"{k}.conv_out.bias": _bias(block.conv_out),
+        }  # fmt: skip
     config = {"_class_name": "IntegerDenoiser", "widths": network.config["widths"], "blocks": len(blocks)}
-    return IntegerDenoiser(config | {"nodes": nodes.tolist()}, {name: t.contiguous() for name, t in tensors.items()})
+    return IntegerDenoiser(
+        config | {"nodes": nodes.tolist()}, {name: value.contiguous() for name, value in tensors.items()}
+    )
 
 
 class Tables:
@@ -84,7 +81,7 @@ class Tables:
         y = z * math.sqrt((1 + noise**2) / (noise**2 + SIGMA_DATA**2))
         embedding = network.embed(torch.tensor([log_snr]))
         h = network.stem(F.pixel_unshuffle(y, 2))
-        for k, block in enumerate(network.down[0]):  # type: ignore[arg-type]
+        for k, block in enumerate(network.blocks().values()):
             self._note(f"{k}.range", largest(h))
             scale, shift = block.film(embedding)[:, :, None, None].chunk(2, dim=1)
             hidden = torch.addcmul(shift, block.conv_in(h), 1 + scale).relu_()
@@ -109,7 +106,7 @@ class Tables:
                 level = safe.mean(1, keepdim=True)
                 columns = torch.floor((safe - level).amin(0).clamp(-8, 8) + SLACK)
                 found[name.replace("range", "columns")] = columns.to(torch.int8)
-                found[name.replace("range", "exponent")] = torch.floor((safe - columns).amin(1)+0.5).to(torch.int8)
+                found[name.replace("range", "exponent")] = torch.round((safe - columns).amin(1)).to(torch.int8)
         return found
 
 
@@ -117,3 +114,8 @@ def largest(x: Tensor) -> Tensor:
     """[C]: the magnitude of x [N, C, h, w] that one value in ten thousand exceeds."""
     flat = x.transpose(0, 1).flatten(1).abs()
     return flat.topk(max(1, flat.shape[1] // 10000), dim=1).values[:, -1]
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias.detach()

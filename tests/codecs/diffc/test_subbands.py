@@ -22,6 +22,7 @@ from diffpress.codecs.diffc.subbands import (
     group_subbands,
     radius,
     step_bits,
+    subbands_of,
 )
 from diffpress.evaluation.metrics import psnr
 from diffpress.lightning_modules import ModelError, load_model
@@ -43,6 +44,19 @@ def test_transform_is_orthonormal(shape: tuple[int, int, int]) -> None:
     vectors = [(group, bands.gather(a, group)) for group in groups]
     assert [len(v) for _, v in vectors] == [sum(bands.counts[k] for k in group) for group in groups]
     torch.testing.assert_close(bands.join(vectors), x, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(3, 200, 150), (3, 128, 128), (3, 1, 37), (4, 64, 72)])
+def test_exact_inverse_is_the_inverse(shape: tuple[int, int, int]) -> None:
+    subbands = subbands_of(shape)
+    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    everything = range(len(subbands.counts))
+    vector = subbands.gather(subbands.transform(x), everything)
+    exact = subbands.join([(everything, vector)], exact=True)
+    torch.testing.assert_close(exact, x, atol=4e-4, rtol=0)
+    scaled = exact.double() * 2**16  # channels are mixed last, of multiples of 2^-16
+    if shape[0] != 3:
+        assert torch.equal(scaled, scaled.round())
 
 
 def test_subbands_are_frequencies_and_colours() -> None:

@@ -20,7 +20,7 @@ from diffpress.data import read_image, save_image
 from diffpress.lightning_modules import ModelError, load_model
 from diffpress.lightning_modules.diffusion.gaussian import alpha_sigma, diffuse
 from diffpress.lightning_modules.priors.pixel import DenoiserPrior
-from diffpress.lightning_modules.priors.pyramid import Pyramid
+from diffpress.lightning_modules.priors.pyramid import Pyramid, exact_average, exact_double
 from helpers import synthetic_photo
 
 
@@ -156,3 +156,10 @@ def test_shipped_prior_gains_on_a_photo(shared: Path) -> None:
         plain = [float((prior.own_estimate(z, prior.log_snr(level)) - x0).square().mean()) for z in noisy]
         mixed = [float((prior.denoise(z, level) - x0).square().mean()) for z in noisy]
         assert fmean(mixed) < min(factor * fmean(plain), limit)
+
+
+def test_exact_scales_are_the_usual_ones() -> None:
+    image = torch.randn(2, 3, 12, 20, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(exact_average(image), F.avg_pool2d(image, 2))
+    bicubic = F.interpolate(image, scale_factor=2, mode="bicubic", align_corners=False)
+    torch.testing.assert_close(exact_double(image), bicubic)
