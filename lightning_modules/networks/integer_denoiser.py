@@ -15,7 +15,7 @@ is left whose last bit would differ between machines.
 
 Why every engine computes the same: no sum exceeds 2^24 (`largest_sum`, checked when weights are loaded),
 so that float32 holds each one exactly in any order, and with or without fused multiply-adds.  Everything else is single
-IEEE operations, one after the other.  Nagel et al., "A white paper on neural network quantization", 2021, for the terms.
+IEEE operations, one after the other.  Terms as in Nagel et al., "A white paper on neural network quantization", 2021.
 """
 
 from __future__ import annotations
