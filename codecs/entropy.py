@@ -1,9 +1,10 @@
 """Entropy coding: integers to bytes under known probabilities.  The only importer of constriction.
 
-Three uses:
+Four uses:
 - `encode_gaussians`, `GaussianDecoder`: integers with a Gaussian each, in one piece;
 - `SegmentEncoder`, `SegmentDecoder`: integers whose probabilities come from shared integer tables.  Symbols are grouped
   by table, so that each table is built once, and the stream is cut into segments of which any prefix decodes;
+- `WeightsEncoder`, `WeightsDecoder`: integers with a row of weights each, in as many pieces as one likes;
 - `BitStack`: a stack of bits from which samples can be drawn, for bits-back coding.
 
 Everything runs in 24-bit fixed point on a range coder: the same parameters give the same bits on every machine.
@@ -200,6 +201,37 @@ def _checked(means: Floats, stds: Floats) -> tuple[Floats, Floats]:
     if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
         raise CodecError("a Gaussian's mean or standard deviation is not a usable number")
     return mean, std
+
+
+class WeightsEncoder:
+    """Range coder of integers 0 ... K - 1, each under its own row of K weights: float64, any scale, all positive."""
+
+    def __init__(self) -> None:
+        self._coder, self._model = _queue.RangeEncoder(), _model.Categorical(perfect=False)
+
+    def encode(self, symbols: Ints, weights: Floats) -> None:
+        """Append `symbols` [N] under `weights` [N, K], contiguous, N >= 1."""
+        self._coder.encode(np.ascontiguousarray(symbols, np.int32), self._model, weights)
+
+    def data(self) -> bytes:
+        """Everything so far, in 32-bit words, little-endian."""
+        return np.asarray(self._coder.get_compressed(), "<u4").tobytes()
+
+
+class WeightsDecoder:
+    """Decodes what `WeightsEncoder` wrote, in pieces of any size."""
+
+    def __init__(self, data: bytes) -> None:
+        """Raises CodecError if `data` is not whole words."""
+        if len(data) % 4:
+            raise CodecError("a segment's length is not a multiple of 4 bytes")
+        self._coder = _queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
+        self._model = _model.Categorical(perfect=False)
+
+    def decode(self, weights: Floats) -> NDArray[np.int32]:
+        """The next N integers under `weights` [N, K]; CodecError for data that no encoder has written."""
+        with _damage_as_codec_error():
+            return np.asarray(self._coder.decode(self._model, weights), np.int32)
 
 
 class StackEmpty(CodecError):

@@ -1,4 +1,5 @@
-"""The last segment of a lossless DiffC file: every pixel, given a denoised estimate that both sides have.
+"""Pixels given a denoised estimate that both sides have, but not their neighbours: what bits-back ends with, and the
+last segment of lossless DiffC files until 2026-11.  What DiffC writes now is in pixels/.
 
 Context-conditioned residual coding with discretised Gaussians.  As in RC (Mentzer et al. 2020) a lossy reconstruction
 predicts the image and an entropy coder sends the rest; as in CALIC (Wu and Memon 1997) the activity around a pixel
@@ -24,9 +25,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import container
 from .base import CodecError
-from .entropy import Floats, GaussianDecoder, encode_gaussians
+from .entropy import Floats, GaussianDecoder
 
 MEAN_SCALE = 8  # means are integers in 1/8 grey level
 GAIN_SCALE = 64  # gains are integers in 1/64
@@ -47,25 +47,13 @@ OTHER_ESTIMATE = (
 )
 
 
-def encode_exact(image: Tensor, estimate: Tensor) -> bytes:
-    """The segment for uint8 `image` [3, H, W] given `estimate` [3, h >= H, w >= W], float in [-1, 1]."""
-    means, pixels = to_means(estimate, image.shape[1:]), image.cpu().numpy()
-    model = ResidualModel.fit([pixels], [means])
-    words = encode_gaussians(*model.in_coding_order(pixels, means), 0, 255)
-    body = EXTENDED + _checksum(pixels) + model.parameters + words
-    return container.varint(len(body)) + body
-
-
-def decode_exact(segment: bytes, estimate: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 [3, H, W] from a segment of `encode_exact` and the same estimate; `size` = (H, W).
+def decode_residuals(body: bytes, estimate: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 [3, H, W] from the bytes of a segment behind its length, and the estimate [3, h, w]; `size` = (H, W).
 
     Raises CodecError: the segment is damaged, or the estimate is not the encoder's.  Files from before the checksum
     are decoded as well; for these, only some of the unequal estimates are noticed.
     """
-    length, begin = container.read_varint(segment, 0)
-    body, checksum = segment[begin:], b""
-    if len(body) != length:
-        raise CodecError("the length of the lossless segment is damaged")
+    checksum = b""
     if body[:1] == EXTENDED:
         checksum, body = body[1 : 1 + CRC_BYTES], body[1 + CRC_BYTES :]
     if len(body) < PARAMETER_BYTES:
@@ -76,15 +64,9 @@ def decode_exact(segment: bytes, estimate: Tensor, size: tuple[int, int]) -> Ten
         pixels = model.decode(to_means(estimate, size), decoder.decode)
     except CodecError as error:
         raise CodecError(OTHER_ESTIMATE) from error
-    if checksum and checksum != _checksum(pixels):
+    if checksum and checksum != checksum_of(pixels):
         raise CodecError(OTHER_ESTIMATE)
     return torch.from_numpy(pixels)
-
-
-def exact_size(rest: bytes | memoryview) -> int:
-    """Bytes of the segment at the start of `rest`; raises container.Truncated where `rest` is too short to tell."""
-    length, begin = container.read_varint(rest, 0)
-    return begin + length
 
 
 def to_means(estimate: Tensor, size: Sequence[int]) -> Ints:
@@ -143,7 +125,8 @@ class ResidualModel:
         return pixels
 
 
-def _checksum(pixels: Pixels) -> bytes:
+def checksum_of(pixels: Pixels) -> bytes:
+    """CRC-32 of the bytes [3, H, W]."""
     return zlib.crc32(pixels.tobytes()).to_bytes(CRC_BYTES, "little")
 
 

@@ -115,7 +115,7 @@ def encodings(codec: Codec, spec: CodecSpec) -> Iterator[Encoding]:
         values = [value for value in values if value != LOSSLESS]  # a model on latents has no lossless end
     together = []
     if option == "segments" or "all" in values:
-        together = [v for v in values if v in ("all", LOSSLESS) or option == "segments"]
+        together = [v for v in values if v == "all" or option == "segments"]
         yield Encoding(together, "segments", {LOSSLESS: True} if LOSSLESS in together and flag else {})
     for value in values:
         if value in together:

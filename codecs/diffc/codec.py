@@ -19,14 +19,15 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...lightning_modules.priors.interface import Prior
 from .. import container
 from ..base import CodecError, Header, IdealPoint, Stream, check_image, check_model
-from ..pixel_residual import decode_exact, exact_size
+from ..pixels.segment import decode_pixels, encode_pixels, segment_size
 from ..threads import fastest, reproducible
-from .chain import SharedChain
+from .chain import SharedChain, State
 from .decoder import parse_segment, receive_step
 from .encoder import ImageEncoder, Progress, Request, encode_together
 from .header import CODERS, FAST, MAX_PRESETS, Conditioning, HeaderParams
@@ -143,15 +144,26 @@ class DiffC:
         bpp       stop at this many bits per pixel of the whole file; None: all steps of the preset are sent, unless
                   segments says fewer
         segments  stop after this many steps
-        lossless  send steps as long as they pay and one more segment that restores every pixel
+        lossless  restore every pixel by one more segment, behind the steps that bpp or segments ask for; without
+                  either no step is sent: the shortest file and the fastest, but none of its prefixes is a picture
         prompt    what the image shows, for priors that read text; it becomes part of the file
         progress  called with (steps done, steps at most)
         Raises CodecError.
         """
+        if lossless and not self.lossless:
+            raise CodecError("this model works on latents and has no lossless mode")
+        if lossless and bpp is None and segments is None:
+            params = HeaderParams(self.preset, self.coder, group_budgets=True, lossless=True)
+            return self._with_pixels(Stream(self._header(image, params), ()), image, None)
         with self._precision(lossless):
-            encoder = self._encoder(image, bpp, segments, lossless, prompt, progress)
+            water_filling = 0.0 if lossless else self.water_filling
+            encoder = self._encoder(image, bpp, segments, water_filling, prompt, progress)
             encode_together(self.chain, [encoder])
-        return self._finished(encoder, bpp)
+            stream = self._finished(encoder, bpp)
+            if not lossless:
+                return stream
+            estimate = self.chain.denoise(encoder.reached)[0]
+        return self._with_pixels(stream, image, estimate)
 
     def encode_batch(
         self, images: Sequence[Tensor], *, bpp: float | None = None, segments: int | None = None,
@@ -165,7 +177,7 @@ class DiffC:
         """
         texts = list(prompts) or [""] * len(images)
         encoders = [
-            self._encoder(image, bpp, segments, False, prompt, progress)
+            self._encoder(image, bpp, segments, self.water_filling, prompt, progress)
             for image, prompt in zip(images, texts, strict=True)
         ]
         with self._precision(lossless=False):
@@ -173,27 +185,34 @@ class DiffC:
         return [self._finished(encoder, bpp) for encoder in encoders]
 
     def _encoder(
-        self, image: Tensor, bpp: float | None, segments: int | None, lossless: bool, prompt: str,
+        self, image: Tensor, bpp: float | None, segments: int | None, water_filling: float, prompt: str,
         progress: Progress | None,
     ) -> ImageEncoder:
         check_image(image)
-        if lossless and not self.lossless:
-            raise CodecError("this model works on latents and has no lossless mode")
         if bpp is not None and not (bpp > 0 and math.isfinite(bpp)):
             raise CodecError("--bpp must be a positive number")
         steps = len(self.schedules[self.preset].timesteps)
         if segments is not None and not 1 <= segments <= steps:
             raise CodecError(f"--segments must lie between 1 and {steps} for this preset")
-        height, width = image.shape[1:]
-        limit = math.inf if bpp is None or lossless else math.floor(bpp * height * width / 8)
+        limit = math.inf if bpp is None else math.floor(bpp * image.shape[1] * image.shape[2] / 8)
         conditioning = Conditioning(prompt, self.guidance, self.denoising_guidance)
-        params = HeaderParams(self.preset, self.coder, True, lossless, conditioned=bool(conditioning.to_bytes()))
-        water_filling = 0.0 if lossless else self.water_filling
+        params = HeaderParams(self.preset, self.coder, True, False, conditioned=bool(conditioning.to_bytes()))
         request = Request(self.chain, self.prior.encode(image[None]), segments or steps, limit, water_filling)
         return ImageEncoder(
-            request, Header(self.name, height, width, self.fingerprint, params.to_bytes()), params, conditioning,
-            image if lossless else None, lambda stream: len(container.write(stream, self)), progress,
+            request, self._header(image, params), params, conditioning,
+            lambda stream: len(container.write(stream, self)), progress,
         )  # fmt: skip
+
+    def _header(self, image: Tensor, params: HeaderParams) -> Header:
+        _, height, width = check_image(image).shape
+        return Header(self.name, height, width, self.fingerprint, params.to_bytes())
+
+    def _with_pixels(self, steps: Stream, image: Tensor, estimate: Tensor | None) -> Stream:
+        """The stream `steps` and one more segment, `image` given the `estimate` [3, h, w] after these steps."""
+        params = replace(HeaderParams.from_bytes(steps.header.params), lossless=True)
+        speed = int(self.schedules[self.preset].name == FAST)
+        segment = encode_pixels(image, estimate, speed, torch.get_num_threads())
+        return Stream(replace(steps.header, params=params.to_bytes()), (*steps.segments, segment))
 
     @staticmethod
     def _finished(encoder: ImageEncoder, bpp: float | None) -> Stream:
@@ -233,7 +252,7 @@ class DiffC:
         conditioning, _ = params.read_conditioning(first[0]) if first else (Conditioning(), 0)
         lossless = params.lossless and counts[-1] == stream.announced  # the last segment is then no step
         steps = counts[-1] - lossless
-        state = self.chain.start(size, conditioning)
+        state, threads = self.chain.start(size, conditioning), torch.get_num_threads()
         for count in counts:
             with self._precision(lossless):
                 while state.step < min(count, steps):
@@ -241,7 +260,12 @@ class DiffC:
                     if progress:
                         progress(state.step, steps + 1)
                 if count > steps:
-                    image = decode_exact(stream.segments[-1], self.chain.denoise(state)[0], size)
+                    last = state
+
+                    def estimate(last: State = last) -> Tensor:
+                        return self.chain.denoise(last)[0]
+
+                    image = decode_pixels(stream.segments[-1], size, estimate, threads)
                 else:
                     how = reconstruction or self.reconstruction_of(params.preset)
                     last = self.chain.guided(state, conditioning, self.denoising_guidance)
@@ -266,7 +290,7 @@ class DiffC:
         """See SelfDelimiting.segment_size: schedule and budgets give the size of a step's payloads."""
         params = self._params(header)
         if params.lossless and len(before) == count - 1:
-            return exact_size(rest)
+            return segment_size(rest)
         if not rest:  # behind every segment, an empty one too, there is at least a checksum
             raise container.Truncated("no room for a segment")
         return parse_segment(self.chain, header, count, before, rest).size

@@ -19,14 +19,12 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ..base import Header, Stream
-from ..pixel_residual import encode_exact
 from .chain import CalibratedStep, CodedGroup, Shape, SharedChain, State, budget_code
 from .header import Conditioning, HeaderParams
 from .subbands import SingleBand, Subbands, step_bits, subbands_of
 
 CODES_SHARE = 0.02  # each group gets a budget code of its own when the codes are at most this share of the file
 WATER_FILLING_BLOCK = 32  # side of the blocks in whose subbands small differences are left out
-LOSSLESS_MSE = (16 / 127.5) ** 2  # error of the estimate from which a lossless end is tried
 
 Progress = Callable[[int, int], None]  # (steps done, steps at most)
 
@@ -151,10 +149,9 @@ class CodedStep:
 class ImageEncoder:
     """Encodes one image: `advance` takes the estimate at `pending`, until that is None; `stream` is then the file.
 
-    header          of the file; `params`, what its parameter bytes say, are completed here
-    lossless_image  uint8 [3, H, W] to restore at the end: steps are then sent as long as each saves more in the
-                    lossless segment than it costs; None for a lossy file
-    file_size       bytes of the file of a stream
+    header     of the file; `params`, what its parameter bytes say, are completed here
+    file_size  bytes of the file of a stream
+    reached    the decoder's state after the last step that is sent
     """
 
     def __init__(
@@ -163,15 +160,14 @@ class ImageEncoder:
         header: Header,
         params: HeaderParams,
         conditioning: Conditioning,
-        lossless_image: Tensor | None,
         file_size: Callable[[Stream], int],
         progress: Progress | None,
     ) -> None:
         self.request, self.chain, self.params, self.conditioning = request, request.chain, params, conditioning
-        self.lossless_image, self.file_size, self.progress = lossless_image, file_size, progress
-        self._state: State | None = self.chain.start((header.height, header.width), conditioning)
+        self.file_size, self.progress = file_size, progress
+        self.reached = self.chain.start((header.height, header.width), conditioning)
+        self._state: State | None = self.reached
         self._steps = Stream(header, ())
-        self._lossless: Stream | None = None  # the shortest one so far
         self._ratio = 1.0  # of the last step's bits to the calibrated ones
         self._budgets = BudgetChoice(request, params, self._state)
         self._begin_if_chosen()
@@ -184,7 +180,7 @@ class ImageEncoder:
     @property
     def stream(self) -> Stream:
         """What has been encoded; without segments if the limit is too little for one step."""
-        return self._lossless or self._steps
+        return self._steps
 
     def advance(self, x_hat: Tensor) -> None:
         """Go on with the estimate x_hat [1, C, h, w] at `pending`."""
@@ -193,7 +189,7 @@ class ImageEncoder:
             self._begin_if_chosen()
             return
         assert self._state is not None
-        if self._ends_lossless(self._state, x_hat) or not self._send(self._state, x_hat):
+        if not self._send(self._state, x_hat):
             self._state = None
 
     def _begin_if_chosen(self) -> None:
@@ -203,20 +199,6 @@ class ImageEncoder:
 
     def _completed_header(self, partial: int) -> Header:
         return replace(self._steps.header, params=replace(self.params, partial=partial).to_bytes())
-
-    def _ends_lossless(self, state: State, x_hat: Tensor) -> bool:
-        """Whether the file is best ended here by a lossless segment, which is tried once the estimate is close."""
-        last = state.step == self.request.steps
-        if self.lossless_image is None:
-            return False
-        if not last and float((self.request.x0 - x_hat).square().mean()) >= LOSSLESS_MSE:
-            return False
-        segments = (*self._steps.segments, encode_exact(self.lossless_image, x_hat[0]))
-        tried = replace(self._steps, segments=segments)
-        if self._lossless is not None and tried.payload_bits >= self._lossless.payload_bits:
-            return True
-        self._lossless = tried
-        return last
 
     def _send(self, state: State, x_hat: Tensor) -> bool:
         """Append the next step, or as much of it as the limit allows; whether the chain goes on."""
@@ -231,13 +213,13 @@ class ImageEncoder:
         step, coded, partial = found
         self._steps = self._with(coded.segment)
         self._ratio = 8 * (self.file_size(self._steps) - before) / step.bits
-        self._state = state = self.chain.advance(state, x_hat, step.target, coded.sample)
+        self._state = self.reached = state = self.chain.advance(state, x_hat, step.target, coded.sample)
         if self.progress:
             self.progress(state.step, self.request.steps)
         if partial:
             self._steps = replace(self._steps, header=self._completed_header(partial))
             return False
-        return state.step < self.request.steps or self.lossless_image is not None
+        return state.step < self.request.steps
 
     def _largest_step(
         self, state: State, bits_left: float, spectrum: Spectrum

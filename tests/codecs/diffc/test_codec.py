@@ -70,9 +70,10 @@ def test_same_image_same_file(codec: DiffC, photo: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (37, 91), (65, 64), (300, 2)])
-def test_lossless_at_any_size(codec: DiffC, size: tuple[int, int]) -> None:
+def test_lossless_behind_steps_at_any_size(codec: DiffC, size: tuple[int, int]) -> None:
     image = synthetic_photo(*size)
-    stream = codec.encode(image, lossless=True)
+    stream = codec.encode(image, lossless=True, segments=4)
+    assert len(stream.segments) == 5
     found = container.read(container.write(stream, codec), codec)
     assert torch.equal(codec.decode(found), image)
     assert codec.decode(found, segments=2).shape == image.shape
@@ -175,13 +176,28 @@ def test_bad_images_and_options_are_sentences(codec: DiffC, tiny_prior: Path) ->
             get_codec("diffc", model=model, **wrong)
 
 
+def test_lossless_alone_asks_the_network_for_nothing(
+    codec: DiffC, photo: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codec.prior, "denoise", None)
+    stream = codec.encode(photo, lossless=True)
+    assert len(stream.segments) == 1
+    assert torch.equal(codec.decode(container.read(container.write(stream, codec), codec)), photo)
+    monkeypatch.undo()
+    assert codec.decode(stream, segments=0).shape == photo.shape
+    whole = codec.encode(photo, lossless=True, bpp=2.0)
+    lossy = container.write(codec.prefix(whole, len(whole.segments) - 1), codec)
+    assert 1.5 < 8 * len(lossy) / photo[0].numel() <= 2
+    assert torch.equal(codec.decode(container.read(container.write(whole, codec), codec)), photo)
+
+
 @pytest.mark.parametrize("threads", [(1, 2), (2, 1)])
 def test_lossless_files_decode_with_any_number_of_threads(threads: tuple[int, int]) -> None:
-    codec, image = DiffC(load_model("diffc-pixel", device="cpu"), preset="fast"), synthetic_photo(192, 256)
+    codec, image = DiffC(load_model("diffc-pixel", device="cpu"), preset="fast"), synthetic_photo(96, 128)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads[0])
-        stream = codec.encode(image, lossless=True)
+        stream = codec.encode(image, lossless=True, segments=5)
         torch.set_num_threads(threads[1])
         assert torch.equal(codec.decode(stream), image)
         images = codec.decode_prefixes(stream, [2, len(stream.segments)])
