@@ -47,7 +47,7 @@ GRIDS: dict[str, Grid] = {
     "avif": Grid("quality", (2, 10, 20, 30, 40, 50, 60, 70, 80)),
     "jxl": Grid("quality", (5, 15, 30, 45, 60, 75, 85, 90, 95, LOSSLESS)),
     "png": Grid("quality", (LOSSLESS,)),
-    "vvc": Grid("quality", (47, 42, 37, 32, 27, 22)),
+    "vvc": Grid("quality", (46, 40, 34, 28, 22)),
     "hevc": Grid("quality", (47, 42, 37, 32, 27, 22)),
     "compressai": Grid("quality", (1, 2, 3, 4, 5, 6)),
     "diffc": Grid("bpp", ("all", LOSSLESS)),

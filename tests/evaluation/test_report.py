@@ -13,6 +13,7 @@ import pytest
 
 from diffpress.data import ImageFolder, read_image
 from diffpress.evaluation.compare import evaluate
+from diffpress.evaluation.metrics.learned import LearnedMetrics
 from diffpress.evaluation.points import parse_specs
 from diffpress.evaluation.report.page import write_report
 
@@ -37,7 +38,7 @@ def make_report(pictures: Path, out: Path) -> Path:
         device="cpu",
         published=[out / "old.json"],
         hypothetical=True,
-        notes=["lpips: absent"],
+        learned=LearnedMetrics(notes=["lpips: absent"]),
     )
     write_report(result, out / "report.html")
     return out / "report.html"
