@@ -1,8 +1,9 @@
 """Quality as people see it, measured by the programs that define it; one that is not there is absent, with one line.
 
 vmaf         0 (bad) .. 100, Netflix's model vmaf_v0.6.1, and
-psnr-hvs     dB, Egiazarian et al. 2006 as libvmaf has it (luma 0.8, each chroma 0.1): libvmaf in the ffmpeg that
-             ``pip install 'diffpress[compare]'`` installs, on BT.709 4:4:4 of 10 bits (codecs/baselines/ffmpeg.py)
+psnr-hvs     dB, as Daala and AOM's common test conditions have it, with contrast masking (Ponomarenko et al. 2007; luma
+             0.8, each chroma 0.1): libvmaf in the ffmpeg that ``pip install 'diffpress[compare]'`` installs, on BT.709
+             4:4:4 of 10 bits (codecs/baselines/ffmpeg.py)
 ssimulacra2  -inf .. 100, and
 butteraugli  distance at 80 nits, 3-norm, lower is better: the JPEG XL project's programs ssimulacra2 and
              butteraugli_main on the PATH (Debian's package libjxl-devtools, 0.11 or newer for the first)
@@ -21,7 +22,7 @@ from torch import Tensor
 from ...codecs import CodecError
 from ...codecs.baselines.ffmpeg import ffmpeg, to_yuv
 from ...data import save_image
-from .fidelity import ExtraMetric
+from .fidelity import MAX_PSNR, ExtraMetric
 
 TIMEOUT_S = 600.0
 SMALLEST = 16  # pixels a side that libvmaf needs
@@ -47,7 +48,8 @@ def libvmaf(key: str) -> ExtraMetric:
             command += ["-lavfi", f"libvmaf={options}", "-f", "null", "-"]
             _run(command)
             (frame,) = json.loads((folder / "log").read_text())["frames"]
-            return float(frame["metrics"][key])
+            value = frame["metrics"][key]
+            return MAX_PSNR if value is None else float(value)  # infinity, of an exact copy
 
     return score
 
