@@ -24,7 +24,7 @@ from ..data import ImageError, write_file
 from .bd import bd_quality, bd_rate, overlap
 from .metrics import bits_per_dimension
 from .records import BOUND, Measurement, Record
-from .results import METRICS, Curve, Point
+from .results import METRICS, Curve, Point, metrics_of
 
 Columns = Mapping[str, Sequence[float | None]]  # "bpp" and metrics, one entry for each point, by rate
 EQUAL = 1.1  # largest ratio of rates that are taken for the same one
@@ -260,6 +260,13 @@ def mean_curve(one: PerImage) -> Curve | None:
         means = {key: fmean(v for v in values if v is not None) for key, values in at.items() if None not in values}
         points.append(Point(f"point {index + 1}", len(one.curves), len(one.curves), means))
     return Curve(one.codec, points, published=one.published)
+
+
+def as_one_image(curve: Curve) -> PerImage:
+    """A mean curve as if it were that of one image, to be interpolated and compared alike: with its own kind alone."""
+    points, keys = curve.lossy(), ("bpp", *metrics_of([curve]))
+    columns = {key: [point.values.get(key) for point in points] for key in keys}
+    return PerImage(curve.codec, curve.data, "", {"mean": columns}, published=curve.published)
 
 
 def at_equal_rates(one: PerImage) -> bool:

@@ -6,17 +6,24 @@ the mean points over equal settings, all that most publications give.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
-from .bd import bd_rate, overlap
 from .markup import Part, Row
 from .metrics import bits_per_dimension
-from .per_image import Delta, PerImage, at_equal_rates, mean_at, mean_curve, mean_delta, mean_lossless, reaching
+from .per_image import (
+    Delta,
+    PerImage,
+    as_one_image,
+    at_equal_rates,
+    mean_at,
+    mean_curve,
+    mean_delta,
+    mean_lossless,
+    reaching,
+)
 from .results import METRICS, Curve, metrics_of
 
 RATES = (0.1, 0.25, 0.5, 1.0)  # bpp
@@ -45,7 +52,6 @@ class Summary:
     delta         against the anchor, per image
     encode_s, decode_s, encode_mib, decode_mib  per megapixel
     first_bytes   after which a first picture can be decoded; None where all files are one segment
-    incomplete    rate points that not every image reached
     """
 
     codec: str
@@ -58,7 +64,6 @@ class Summary:
     first_bytes: float | None
     lossless_bpd: float | None
     published: str = ""
-    incomplete: list[str] = field(default_factory=list)
 
 
 def summarise(curves: Sequence[Curve], per_image: Sequence[PerImage], anchor: str) -> list[Summary]:
@@ -84,55 +89,35 @@ def summarise(curves: Sequence[Curve], per_image: Sequence[PerImage], anchor: st
                 min(first, default=None),
                 bits_per_dimension(lossless.values["bpp"]) if lossless else None,
                 curve.published,
-                [f"{p.point}: {p.images} of {p.of} images" for p in curve.points if not p.complete],
             )
         )
     return lines
 
 
-def _row(
-    metrics: Iterable[str], rates: Sequence[float], anchors: Sequence[str],
-    at: Callable[[str, float], dict[str, Any] | None], delta: Callable[[str, str], dict[str, Any] | None],
-) -> dict[str, Any]:
-    """By metric the quality at `rates` and the BD-rates against `anchors`; what there is not is left out."""
-    return {
-        metric: {
-            "rates": [{"bpp": rate, **found} for rate in rates if (found := at(metric, rate))],
-            "bd_rate": [{"anchor": name, **found} for name in anchors if (found := delta(metric, name))],
-        }
-        for metric in metrics
-    }
-
-
-def _delta(metric: str, percent: float, over: Sequence[float], **more: int) -> dict[str, Any]:
-    return {"percent": round(percent, 2), "over": [round(end, METRICS[metric].digits) for end in over], **more}
-
-
-def per_image_rows(
+def average_rows(
     curves: Sequence[PerImage], rates: Sequence[float], anchors: Sequence[str], bd_range: tuple[float, float] | None
 ) -> list[dict[str, Any]]:
-    """One row for each codec: quality at `rates` bpp, mean BD-rates against `anchors`, lossless bpd, each with the
-    number of images it is over."""
+    """One row for each codec: by metric the quality at `rates` bpp and mean BD-rates against `anchors`; lossless bpd.
+
+    Each with the number of images it is over; what there is not is left out.
+    """
     known = {one.codec: one for one in curves}
     rows = []
     for one in curves:
-
-        def at(metric: str, rate: float, one: PerImage = one) -> dict[str, Any] | None:
-            mean = mean_at(one, rate, metric)
-            return {"value": round(mean.value, 4), "images": mean.images} if mean else None
-
-        def delta(metric: str, name: str, one: PerImage = one) -> dict[str, Any] | None:
-            if name == one.codec or name not in known:
-                return None
-            found = mean_delta(known[name], one, metric, bd_range)
-            return _delta(metric, found.rate, found.over, images=found.images) if found else None
-
-        lossless, metrics = mean_lossless(one), [name for name in METRICS if name in one.metrics()]
-        rows.append({
-            "codec": one.codec, "images": len(one.curves), "published": one.published,
-            "metrics": _row(metrics, rates, anchors, at, delta),
-            "lossless": {"bpd": round(lossless.value, 4), "images": lossless.images} if lossless else {},
-        })  # fmt: skip
+        metrics = {}
+        for metric in [name for name in METRICS if name in one.metrics()]:
+            at = [(rate, mean_at(one, rate, metric)) for rate in rates]
+            others = [known[name] for name in anchors if name in known and name != one.codec]
+            deltas = [(other.codec, mean_delta(other, one, metric, bd_range)) for other in others]
+            metrics[metric] = {
+                "rates": [{"bpp": rate, "value": round(m.value, 4), "images": m.images} for rate, m in at if m],
+                "bd_rate": [{"anchor": anchor, "percent": round(d.rate, 2), "over": [round(end, 4) for end in d.over],
+                             "images": d.images} for anchor, d in deltas if d],
+            }  # fmt: skip
+        row: dict[str, Any] = {"codec": one.codec, "images": len(one.curves), "published": one.published}
+        lossless = mean_lossless(one)
+        exact = {"bpd": round(lossless.value, 4), "images": lossless.images} if lossless else {}
+        rows.append({**row, "metrics": metrics, "lossless": exact})
     return rows
 
 
@@ -148,34 +133,6 @@ def like_for_like(curves: Sequence[PerImage], reference: str, rates: Sequence[fl
                 values = [round(mean.value, 4) for mean in pair if mean]
                 rows.append({"codec": one.codec, "bpp": rate, "images": len(images), "psnr-rgb": values[0]}
                             | {"reference": reference, "reference psnr-rgb": values[1]})
-    return rows
-
-
-def mean_curve_rows(curves: Sequence[Curve], rates: Sequence[float], anchors: Sequence[str]) -> list[dict[str, Any]]:
-    """The same of mean curves, measured and published."""
-    known = {curve.codec: curve for curve in curves}
-    rows = []
-    for curve in curves:
-
-        def at(metric: str, rate: float, curve: Curve = curve) -> dict[str, Any] | None:
-            bpp, quality = curve.series(metric)
-            if not bpp or not bpp[0] <= rate <= bpp[-1]:
-                return None
-            return {"value": round(float(np.interp(np.log(rate), np.log(bpp), quality)), 4)}
-
-        def delta(metric: str, name: str, curve: Curve = curve) -> dict[str, Any] | None:
-            if name == curve.codec or name not in known:
-                return None
-            (rate, quality), (own_rate, own) = known[name].series(metric), curve.series(metric)
-            sign = -1.0 if METRICS[metric].falls else 1.0
-            quality, own = [sign * q for q in quality], [sign * q for q in own]
-            percent = bd_rate(rate, quality, own_rate, own) if quality and own else None
-            shared = None if percent is None else overlap(quality, own)
-            return _delta(metric, percent, sorted(sign * q for q in shared)) if percent is not None and shared else None
-
-        metrics = [name for name in metrics_of([curve]) if curve.series(name)[0]]
-        rows.append({"codec": curve.codec, "published": curve.published,
-                     "metrics": _row(metrics, rates, anchors, at, delta)})  # fmt: skip
     return rows
 
 
@@ -196,10 +153,10 @@ def tables(
         "rates": list(rates),
         "anchors": list(anchors),
         "bd_range_bpp": list(bd_range) if bd_range else None,
-        "per_image": per_image_rows(curves, rates, anchors, bd_range),
+        "per_image": average_rows(curves, rates, anchors, bd_range),
         "like_for_like": like_for_like(curves, widest, rates),
         "at_equal_rates": [one.codec for one in curves if at_equal_rates(one)] if means else [],
-        "mean_curves": mean_curve_rows([*own, *means], rates, anchors) if means else [],
+        "mean_curves": average_rows(list(map(as_one_image, [*own, *means])), rates, anchors, None) if means else [],
     }
 
 
@@ -241,7 +198,7 @@ def _rate_tables(rows: Sequence[dict[str, Any]], data: dict[str, Any]) -> list[P
             table += [[row["codec"], *cells]] if any(cells) else []
         found += [f"BD-rate against {anchor}, in brackets the range of quality and the images:", table]
     exact = [[row["codec"], f"{row['lossless']['bpd']:.3f}{_few(row['lossless'], row)}"]
-             for row in rows if row.get("lossless")]  # fmt: skip
+             for row in rows if row["lossless"]]  # fmt: skip
     return found + (["Lossless, bits per dimension:", [["codec", "bpd"], *exact]] if exact else [])
 
 
@@ -250,12 +207,12 @@ def _percent(row: dict[str, Any], metric: str, anchor: str) -> str:
     if not found:
         return ""
     (low, high), digits = found[0]["over"], max(METRICS[metric].digits - 1, 1)
-    images = f", {found[0]['images']} of {row['images']}" if "images" in row else ""
+    images = f", {found[0]['images']} of {row['images']}" if row["images"] > 1 else ""
     return f"{found[0]['percent']:+.1f} % ({low:.{digits}f} to {high:.{digits}f}{images})"
 
 
 def _few(cell: dict[str, Any], row: dict[str, Any]) -> str:
-    return f" ({cell['images']} of {row['images']} images)" if cell.get("images") != row.get("images") else ""
+    return f" ({cell['images']} of {row['images']} images)" if cell["images"] != row["images"] else ""
 
 
 def summary_table(lines: Sequence[Summary], anchor: str) -> list[Row]:

@@ -127,7 +127,7 @@ function summary() {
         number(s.encode_mib, 0), number(s.decode_mib, 0), number(s.first_bytes, 0), s.fingerprint];
     }));
   const means = data.mean_bd[metric]?.[anchor] ?? {};
-  fill($("means"), ["Mean curve", "BD-rate"], Object.keys(means).map((codec) => ["", codec, signed(means[codec], 1, " %")]));
+  fill($("means"), ["Mean curve", "BD-rate"], Object.keys(means).map((codec) => ["", codec, signed(means[codec].rate, 1, " %")]));
 }
 $("anchor").addEventListener("change", summary);
 const exact = data.summary.filter((s) => s.lossless_bpd !== null).sort((a, b) => a.lossless_bpd - b.lossless_bpd);

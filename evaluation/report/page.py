@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -17,9 +18,8 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from ...data import write_file
-from ..bd import bd_rate
 from ..compare import Comparison
-from ..per_image import pairs_of_deltas
+from ..per_image import PerImage, as_one_image, pairs_of_deltas
 from ..points import CodecSpec
 from ..records import BOUND, Measurement, Record
 from ..results import METRICS, Curve, metrics_of
@@ -65,8 +65,9 @@ def _data(comparison: Comparison) -> dict[str, Any]:
         "metrics": {name: METRICS[name]._asdict() for name in metrics},
         "curves": [_curve(curve, pair) for curve, pair in zip(curves, colours([c.codec for c in curves]), strict=True)],
         "summary": [asdict(line) | {"fingerprint": prints.get(line.codec, "")} for line in comparison.summary()],
-        "bd": {metric: _per_image(comparison, metric) for metric in metrics},
-        "mean_bd": {metric: _mean_curves(curves, metric) for metric in metrics} if comparison.published else {},
+        "bd": {metric: _deltas(comparison.per_image, metric) for metric in metrics},
+        "mean_bd": {metric: _deltas(list(map(as_one_image, curves)), metric) for metric in metrics}
+        if comparison.published else {},
         "mean_note": MEAN_CURVES,
         "pictures": _pictures(comparison),
     }
@@ -84,24 +85,10 @@ def _curve(curve: Curve, colour: tuple[str, str]) -> dict[str, Any]:
     }
 
 
-def _per_image(comparison: Comparison, metric: str) -> dict[str, dict[str, Any]]:
-    """[anchor][codec] -> Delta of every pair of codecs with points of each image."""
-    found = pairs_of_deltas(comparison.per_image, metric)
+def _deltas(curves: Sequence[PerImage], metric: str) -> dict[str, dict[str, Any]]:
+    """[anchor][codec] -> Delta of every pair of curves."""
+    found = pairs_of_deltas(curves, metric)
     return {anchor: {codec: vars(delta) for codec, delta in row.items()} for anchor, row in found.items()}
-
-
-def _mean_curves(curves: list[Curve], metric: str) -> dict[str, dict[str, float | None]]:
-    """[anchor][codec] -> BD-rate in % of every pair of mean curves, measured and published."""
-    sign = -1.0 if METRICS[metric].falls else 1.0
-    series = {}
-    for curve in curves:
-        rate, quality = curve.series(metric)
-        if len(rate) >= 3:
-            series[curve.codec] = (rate, [sign * value for value in quality])
-    return {
-        anchor: {codec: bd_rate(*base, *own) for codec, own in series.items() if codec != anchor}
-        for anchor, base in series.items()
-    }
 
 
 def _pictures(comparison: Comparison) -> list[dict[str, Any]]:
