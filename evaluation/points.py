@@ -48,7 +48,7 @@ GRIDS: dict[str, Grid] = {
     "jxl": Grid("quality", (5, 15, 30, 45, 60, 75, 85, 90, 95, LOSSLESS)),
     "png": Grid("quality", (LOSSLESS,)),
     "vvc": Grid("quality", (46, 40, 34, 28, 22)),
-    "hevc": Grid("quality", (47, 42, 37, 32, 27, 22)),
+    "hevc": Grid("quality", (51, 47, 42, 37, 32, 27, 22, 17)),
     "compressai": Grid("quality", (1, 2, 3, 4, 5, 6)),
     "diffc": Grid("bpp", ("all", LOSSLESS)),
     "uqdm": Grid("segments", ("all", LOSSLESS)),

@@ -184,12 +184,13 @@ def _rate_tables(rows: Sequence[dict[str, Any]], data: dict[str, Any]) -> list[P
     metrics = [name for name in METRICS if any(name in row["metrics"] for row in rows)]
     for metric in metrics:
         table = [["codec", *(f"{rate:g} bpp" for rate in data["rates"])]]
-        for row in [row for row in rows if metric in row["metrics"]]:
-            at = {cell["bpp"]: cell for cell in row["metrics"][metric]["rates"]}
-            table.append([row["codec"], *(
+        for row in rows:
+            at = {cell["bpp"]: cell for cell in row["metrics"].get(metric, {}).get("rates", ())}
+            cells = [
                 f"{at[rate]['value']:.{METRICS[metric].digits}f}{_few(at[rate], row)}" if rate in at else ""
                 for rate in data["rates"]
-            )])  # fmt: skip
+            ]
+            table += [[row["codec"], *cells]] if at else []
         found += [f"{METRICS[metric].title}:", table]
     for anchor in data["anchors"]:
         table = [["codec", *(METRICS[metric].title for metric in metrics)]]
