@@ -36,7 +36,7 @@ def colours(labels: Sequence[str]) -> list[tuple[str, str]]:
         own = variants.setdefault(_codec(label), [])
         if variant not in own:
             own.append(variant)
-        share = min(0.3 * own.index(variant), 0.6)
+        share = min(0.45 * own.index(variant), 0.7)
         pair = CODECS.get(_codec(label)) or OTHERS[zlib.crc32(_codec(label).encode()) % len(OTHERS)]
         found.append((_paler(pair[0], share), _paler(pair[1], share)))
     return found
