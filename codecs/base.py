@@ -6,7 +6,7 @@ refinement step.  Codecs know no file names; the CLIs know no tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -106,8 +106,13 @@ class Progressive(Protocol):
         """A complete stream of the first `segments` segments, at least one, as if `encode` had stopped there."""
         ...
 
-    def decode_prefixes(self, stream: Stream, counts: Sequence[int]) -> Iterator[torch.Tensor]:
-        """uint8 [3, H, W] after each of the ascending numbers of segments `counts`, decoded one by one as asked for."""
+    def decode_prefixes(
+        self, stream: Stream, counts: Sequence[int], progress: Callable[[int, int], None] | None = None
+    ) -> Iterator[torch.Tensor]:
+        """uint8 [3, H, W] after each of the ascending numbers of segments `counts`, decoded one by one as asked for.
+
+        progress  called with (done, of) after each segment, so that a clock can tell what an image itself takes
+        """
         ...
 
 

@@ -1,45 +1,34 @@
 """One command's worth of evaluation: run the loop, then write every output of it below one folder.
 
-``records/`` and ``files/`` are the loop's.  Every run makes from them anew: ``results.csv``, ``results.json``,
-``json/CODEC.json`` (mean curves in CompressAI's form), ``per-image/CODEC.json`` (per_image.py), ``tables.md`` and
-``tables.json`` with the same figures, ``curves-METRIC.png`` and ``.svg``, and ``report.html``.
+``records/`` and ``files/`` are the loop's.  Every run makes from them anew: ``results.tsv`` (each point of each image),
+``per-image/CODEC.json`` (per_image.py), ``tables.md``, ``tables.tex`` and ``tables.json`` with the same figures,
+``curves-METRIC.svg`` and ``.pdf``, and ``report.html``.
 """
 
 from __future__ import annotations
 
-import glob
 import itertools
 import math
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
-from ..codecs import CodecError
-from ..data import ImageError, read_image, write_file
+from ..data import write_file
 from ..data.datasets import NamedImages
 from .bd import MIN_POINTS
+from .kept import check_anchors, page_head
 from .loop import EvaluationLoop, record_path, run
+from .markup import Part, latex, markdown
 from .metrics.learned import LearnedMetrics
-from .per_image import PerImage, mean_curve, of_records, read_per_image, write_per_image
+from .per_image import PerImage, mean_curve, of_records, write_per_image
 from .points import CodecSpec, slug
 from .published import read_published
-from .records import Record, read_record, sentence
+from .records import Measurement, Record, read_record, sentence
 from .report.plots import draw, save_figure
-from .results import (
-    TITLES,
-    Curve,
-    average,
-    compressai_json,
-    metrics_of,
-    write_csv,
-    write_json,
-)
-from .tables import RATES, SECONDS, Summary, points_text, summarise, summary_text, tables, tables_text
+from .results import Curve, average, metrics_of, write_json, write_tsv
+from .tables import RATES, SECONDS, Summary, parts, points_table, summarise, summary_table, tables
 
 
 @dataclass
@@ -56,16 +45,16 @@ class Comparison:
     out: Path
     data: str
     command: str
-    anchors: list[str]
+    anchors: Sequence[str]
     rates: Sequence[float]
     bd_range: tuple[float, float] | None
-    specs: list[CodecSpec]
+    specs: Sequence[CodecSpec]
     records: list[Record]
     curves: list[Curve]
     per_image: list[PerImage]
     published: list[Curve]
-    pictured: list[str]
-    notes: list[str] = field(default_factory=list)
+    pictured: Sequence[str]
+    notes: list[str]
 
     @property
     def versions(self) -> dict[str, str]:
@@ -107,13 +96,11 @@ class Comparison:
 
     def tables(self) -> dict[str, Any]:
         """The figures of both tables of averages (tables.py), and of every mean point, with where they come from."""
-        origin = {"data": self.data, "images": self.images, "command": self.command}
-        figures = tables(
-            self.per_image, self.published, rates=self.rates, anchors=self.anchors, bd_range=self.bd_range
-        )
-        keys = ("bpp", *metrics_of(self.curves), "encoding_time", "decoding_time", "peak_mib")
+        origin = {"data": self.data, "images": self.images, "command": self.command, "notes": self.notes}
+        figures = tables(self.per_image, self.published, self.rates, self.anchors, self.bd_range)
         points = [
-            {"codec": curve.codec, "point": point.point, **{k: point.values[k] for k in keys if k in point.values}}
+            {"codec": curve.codec, "point": point.point}
+            | {key: point.values[key] for key in ("bpp", *metrics_of([curve]), *point.values) if key in point.values}
             | {"images": point.images, "of": point.of, "hypothetical": point.hypothetical}
             for curve in self.curves
             for point in curve.points
@@ -122,37 +109,6 @@ class Comparison:
         return {**origin, "versions": self.versions, "machine": self.machine, **figures} | {
             "summary": summary, "points": points,
         }
-
-
-def collect(
-    specs: Sequence[CodecSpec],
-    names: Sequence[str],
-    out: Path,
-    *,
-    data: str,
-    command: str,
-    anchors: Sequence[str] = (),
-    rates: Sequence[float] = RATES,
-    bd_range: tuple[float, float] | None = None,
-    published: tuple[Sequence[PerImage], Sequence[Curve]] = ((), ()),
-    pictures: int = 2,
-    notes: Sequence[str] = (),
-) -> Comparison:
-    """Read the records of `specs` on the images `names` and average them.
-
-    anchors    codecs of the BD-rates; none: jpeg if it was measured, else the first codec with a curve
-    published  points of others image by image, and mean curves of others
-    """
-    found = [read_record(record_path(out, spec, name)) for spec in specs for name in names]
-    records = [record for record in found if record is not None]
-    curves = average(records)
-    labels = [curve.codec for curve in curves if len(curve.lossy()) >= MIN_POINTS]
-    chosen = list(anchors) or (["jpeg"] if "jpeg" in labels else labels[:1])
-    per_image = [*of_records(records, data, command), *published[0]]
-    return Comparison(
-        out, data, command, chosen, rates, bd_range, list(specs), records, curves, per_image, list(published[1]),
-        list(names[:pictures]), list(notes),
-    )  # fmt: skip
 
 
 def _merged(origins: Sequence[dict[str, str]]) -> dict[str, str]:
@@ -164,59 +120,34 @@ def _merged(origins: Sequence[dict[str, str]]) -> dict[str, str]:
 def write_outputs(comparison: Comparison) -> None:
     """Everything but the HTML report."""
     out, curves = comparison.out, comparison.curves
-    write_csv(comparison.records, out / "results.csv")
-    version = comparison.versions.get("diffpress", "")
-    description = f"{comparison.data}, {comparison.images} images, diffpress {version}"
-    for curve, spec in zip(curves, comparison.specs, strict=False):
-        for hypothetical, name in ((False, spec.slug), (True, f"{spec.slug}-hypothetical")):
-            if curve.lossy(hypothetical):
-                written = compressai_json(curve, description, comparison.data, hypothetical)
-                write_json(written, out / "json" / f"{name}.json")
+    write_tsv(comparison.records, out / "results.tsv")
     for one in comparison.per_image:
         if not one.published:
             write_per_image(one, out / "per-image" / f"{slug(one.codec)}.json")
-    write_json(_everything(comparison), out / "results.json")
     write_json(comparison.tables(), out / "tables.json")
-    write_tables(comparison, out / "tables.md")
+    origin, found = _parts(comparison)
+    write_file(out / "tables.md", (origin + markdown(found)).encode())
+    write_file(out / "tables.tex", latex(found).encode())
     for metric in metrics_of(curves):
-        figure = draw(comparison.drawn, metric, f"{comparison.data}, {comparison.images} images")
-        for suffix in (".png", ".svg"):
+        figure = draw(comparison.per_image, metric, f"{comparison.data}, {comparison.images} images")
+        for suffix in (".svg", ".pdf") if figure else ():
             save_figure(figure, out / f"curves-{metric}{suffix}")
 
 
-def write_tables(comparison: Comparison, path: Path) -> None:
-    """The tables as Markdown, with command, versions and machine; tables.json beside it has the figures."""
-    lines = [f"# {comparison.data}, {comparison.images} images", "", f"<!-- figures: {path.stem}.json -->", ""]
-    lines += ["```", comparison.command, "```", ""]
-    lines += [", ".join(f"{k} {v}" for k, v in comparison.machine.items()) + "  "]
-    lines += [", ".join(f"{k} {v}" for k, v in comparison.versions.items()), ""]
+def _parts(comparison: Comparison) -> tuple[str, list[Part]]:
+    """Head of the Markdown page, with command, versions and machine; the tables, whose figures tables.json has."""
     models = [f"{c.codec}: {c.fingerprint}" for c in comparison.curves if c.fingerprint]
-    lines += [f"Model fingerprints: {', '.join(models)}", ""] if models else []
-    lines += [tables_text(comparison.tables()), summary_text(comparison.summary(), comparison.anchor), "", SECONDS, ""]
-    lines += ["Means over images at equal settings:", "", points_text(comparison.curves), ""]
+    lines = [
+        page_head(comparison.data, comparison.images, "tables.json", comparison.command),
+        ", ".join(f"{k} {v}" for k, v in comparison.machine.items()) + "  ",
+        ", ".join(f"{k} {v}" for k, v in comparison.versions.items()) + "\n",
+        *([f"Model fingerprints: {', '.join(models)}\n"] if models else []),
+    ]
     failures = comparison.failures
     notes = comparison.notes + ([f"{len(failures)} failures, first: {failures[0]}"] if failures else [])
-    lines += [f"- {note}" for note in notes]
-    write_file(path, ("\n".join(lines).rstrip() + "\n").encode())
-
-
-def tensorboard(comparison: Comparison, writer: Any) -> None:
-    """Curves as scalars (the step is the rate in millionths of a bit per pixel) and pictures, to a SummaryWriter."""
-    for curve in comparison.curves:
-        for metric, hypothetical in itertools.product(metrics_of([curve]), (False, True)):
-            tag = f"{metric}/{curve.codec}{' (hypothetical)' if hypothetical else ''}"
-            for rate, value in zip(*curve.series(metric, hypothetical), strict=True):
-                writer.add_scalar(tag, value, round(1e6 * rate))
-        lossless = curve.lossless_point
-        if lossless is not None:
-            writer.add_scalar(f"lossless_bpd/{curve.codec}", lossless.values["bpp"] / 3, 0)
-    folder = comparison.out / "pictures"
-    for name in comparison.pictured:
-        own = [folder / "original" / f"{name}.webp"]
-        for spec in comparison.specs:
-            own += sorted((folder / spec.slug).glob(f"{glob.escape(name)}-*.webp"))
-        for picture in filter(Path.is_file, own):
-            writer.add_image(str(picture.relative_to(folder))[: -len(".webp")], read_image(picture), 0)
+    summary = summary_table(comparison.summary(), comparison.anchor)
+    found = [*parts(comparison.tables()), SECONDS, summary, "Means over images at equal settings:"]
+    return "\n".join(lines) + "\n", [*found, points_table(comparison.curves), *notes]
 
 
 def evaluate(
@@ -232,7 +163,6 @@ def evaluate(
     devices: int = 1,
     num_nodes: int = 1,
     learned: LearnedMetrics | None = None,
-    notes: Sequence[str] = (),
     published: Sequence[Path] = (),
     pictures: int = 2,
     hypothetical: bool = False,
@@ -240,66 +170,42 @@ def evaluate(
 ) -> Comparison | None:
     """Measure `specs` on `data` and write all outputs; what is measured already is not measured again.
 
-    None on every process but the first, which alone writes outputs.  Raises CodecError or ImageError before measuring
-    when one of `anchors` is none of the curves, or `published` cannot be read or is of other images.
+    anchors    codecs of the BD-rates; none: jpeg if it was measured, else the first codec with a curve
+    rates, bd_range  bpp of the tables' columns, and between which points count for BD-rates
+    learned    further metrics
+    published  files of others' figures
+    Further arguments: see EvaluationLoop and `run`.  None on every process but the first, which alone writes outputs.
+    Raises CodecError or ImageError before measuring when one of `anchors` is none of the curves, or `published` cannot
+    be read or is of other images.
     """
     learned = learned or LearnedMetrics()
-    others = read_published(published, data.name, data.names)
-    known = [*(spec.label for spec in specs), *(one.codec for one in others[0]), *(one.codec for one in others[1])]
-    for anchor in anchors:
-        if anchor not in known:
-            raise CodecError(f"--anchors {anchor}: no such curve among {', '.join(known)}")
+    points, means = read_published(published, data.name, data.names)
+    check_anchors(anchors, [*(spec.label for spec in specs), *(one.codec for one in [*points, *means])])
     loop = EvaluationLoop(specs, data, out, learned.image, pictures, hypothetical, bool(learned.sets), tick)
     if not run(loop, device, devices, num_nodes):
         return None
-    comparison = collect(
-        specs,
-        data.names,
-        out,
-        data=data.name,
-        command=command,
-        anchors=anchors,
-        rates=rates,
-        bd_range=bd_range,
-        published=others,
-        pictures=pictures,
-        notes=[*notes, *learned.notes],
-    )
+    records = [_record(out, spec, name, hypothetical) for spec, name in itertools.product(specs, data.names)]
+    curves = average(records)
+    if not anchors:
+        labels = [curve.codec for curve in curves if len(curve.lossy()) >= MIN_POINTS]
+        anchors = ["jpeg"] if "jpeg" in labels else labels[:1]
+    per_image = [*of_records(records, data.name, command), *points]
+    comparison = Comparison(
+        out, data.name, command, anchors, rates, bd_range, specs, records, curves, per_image, means,
+        data.names[:pictures], learned.notes,
+    )  # fmt: skip
     _add_set_metrics(comparison, learned)
     write_outputs(comparison)
-    shutil.rmtree(out / "tensorboard", ignore_errors=True)  # everything is logged anew
-    with SummaryWriter(str(out / "tensorboard")) as writer:
-        tensorboard(comparison, writer)
     return comparison
 
 
-def tables_of_files(
-    paths: Sequence[Path], published: Sequence[Path], out: Path, command: str,
-    rates: Sequence[float] = RATES, anchors: Sequence[str] = (), bd_range: tuple[float, float] | None = None,
-) -> str:
-    """The tables of per-image curves that were kept (per_image.py), written to `out` as FILE.md and FILE.json.
-
-    Raises ImageError where the files are of several data sets, CodecError for an anchor that is none of them.
-    """
-    curves = [one for path in paths for one in read_per_image(path)]
-    sets = sorted({one.data for one in curves})
-    if len(sets) > 1:
-        raise ImageError(f"--tables: curves of several data sets, {' and '.join(sets)}")
-    images = list(dict.fromkeys(image for one in curves for image in one.curves))
-    curves = [one.of(images) for one in curves]
-    points, means = read_published(published, sets[0], images)
-    known = [*(one.codec for one in [*curves, *points]), *(curve.codec for curve in means)]
-    for anchor in anchors:
-        if anchor not in known:
-            raise CodecError(f"--anchors {anchor}: no such curve among {', '.join(known)}")
-    figures = tables([*curves, *points], means, rates=rates, anchors=anchors, bd_range=bd_range)
-    measured = {one.codec: one.command for one in curves}
-    origin = {"data": sets[0], "images": len(images), "command": command, "measured_by": measured}
-    write_json({**origin, **figures}, out.with_suffix(".json"))
-    head = [f"# {sets[0]}, {len(images)} images", "", f"<!-- figures: {out.stem}.json -->", ""]
-    text = "\n".join([*head, "```", command, "```", "", tables_text(figures)])
-    write_file(out.with_suffix(".md"), (text.rstrip() + "\n").encode())
-    return text
+def _record(out: Path, spec: CodecSpec, name: str, hypothetical: bool) -> Record:
+    """What was measured; a missing record is a failure that is said, and no image less to average over."""
+    record = read_record(record_path(out, spec, name))
+    if record is None:
+        record = Record(spec.label, name, 0, 0, points=[Measurement("all", error="its record or a file is missing")])
+    record.points = [point for point in record.points if hypothetical or not point.hypothetical]
+    return record
 
 
 def _add_set_metrics(comparison: Comparison, learned: LearnedMetrics) -> None:
@@ -315,26 +221,3 @@ def _add_set_metrics(comparison: Comparison, learned: LearnedMetrics) -> None:
                 else:
                     if math.isfinite(value):
                         point.values[name] = value
-
-
-def _everything(comparison: Comparison) -> dict[str, Any]:
-    return {
-        "data": comparison.data,
-        "images": comparison.images,
-        "command": comparison.command,
-        "versions": comparison.versions,
-        "machine": comparison.machine,
-        "anchor": comparison.anchor,
-        "metrics": {name: TITLES[name] for name in metrics_of(comparison.curves)},
-        "notes": comparison.notes,
-        "codecs": [
-            {
-                "codec": curve.codec,
-                "fingerprint": curve.fingerprint,
-                "published": curve.published,
-                "points": [vars(point) for point in curve.points],
-            }
-            for curve in comparison.drawn
-        ],
-        "summary": [asdict(line) for line in comparison.summary()],
-    }

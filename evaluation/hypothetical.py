@@ -48,7 +48,10 @@ def hypothetical_points(
             points.append(Measurement(BOUND, scores=score(autoencoder_bound(codec.prior, image), image, extra)))
     except Exception as error:  # whatever fails here, the measured points stand
         points.append(Measurement("hypothetical", error=sentence(error)))
-    return [replace(point, hypothetical=True, encode_s=0.0, decode_s=0.0, peak_mib=None) for point in points]
+    return [
+        Measurement(p.point, "", p.num_bytes, p.bpp, p.scores, segments=p.segments, lossless=p.lossless,
+                    hypothetical=True, error=p.error) for p in points
+    ]  # fmt: skip
 
 
 def _estimates(codec: Estimating, image: Tensor, measured: Sequence[Measurement]) -> list[Measurement]:

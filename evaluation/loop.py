@@ -1,6 +1,7 @@
 """The one evaluation loop: every codec on every image, resumable, over any number of devices and nodes.
 
 The unit of work is one codec on one image; its record is written when it is done, so an interruption loses at most one.
+A record that lacks a metric, a picture or its hypothetical points is added to: its files are decoded, nothing is coded.
 Lightning's Fabric starts the processes, which take the units in turn.  Rates and qualities come from measure.py,
 averages from results.py and per_image.py.
 """
@@ -12,6 +13,7 @@ import io
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,8 +25,8 @@ from ..data import save_image, write_file
 from ..data.datasets import NamedImages
 from ..data.images import to_pil
 from .hypothetical import hypothetical_points
-from .measure import measure_image, progress_points
-from .metrics import ExtraMetric
+from .measure import decode_again, largest_lossy, measure_image, progress_points
+from .metrics import ExtraMetric, score
 from .points import CodecSpec, pairs
 from .provenance import machine, versions
 from .records import Measurement, Record, read_record, sentence, write_record
@@ -79,25 +81,26 @@ class EvaluationLoop:
         self._codec: tuple[int, Codec] | None = None
         self._pixels: dict[int, str] = {}
         self._origin = {"versions": versions(), "machine": machine()}
-        flags = [*sorted(self.extra), *["hypothetical"] * hypothetical, *["decoded"] * keep_decoded]
-        suffix = "".join(f"+{flag}" for flag in flags)
-        self._identities = [spec.identity() + suffix for spec in self.specs]
+        self._identities = [spec.identity() for spec in self.specs]
 
     def measure(self, which: int, number: int, device: torch.device) -> None:
-        """Write the record of codec `which` on image `number`, unless it is there."""
+        """Write the record of codec `which` on image `number`, or what its record lacks."""
         spec, name = self.specs[which], self.data.names[number]
         path = record_path(self.out, spec, name)
-        if not self._holds(read_record(path), which, number):
+        record = read_record(path)
+        if record is None or not self._holds(record, which, number):
             record = self._measure(which, number, device)
             write_record(record, path)
-            for point in record.points:
-                if point.error:
-                    self.tick(f"{spec.label} {name} {point.point}: {point.error}")
+        elif self._add(record, which, number, device):
+            write_record(record, path)
+        for point in record.points:
+            if point.error:
+                self.tick(f"{spec.label} {name} {point.point}: {point.error}")
         self.tick("")
 
-    def _holds(self, record: Record | None, which: int, number: int) -> bool:
-        """Whether `record` need not be measured again: same codec, same pixels, its pictures are there."""
-        if record is None or record.identity != self._identities[which]:
+    def _holds(self, record: Record, which: int, number: int) -> bool:
+        """Whether `record` need not be coded again: same codec, same pixels."""
+        if record.identity != self._identities[which]:
             return False
         if all(point.error for point in record.points):  # whatever failed altogether gets another try
             return False
@@ -106,15 +109,7 @@ class EvaluationLoop:
                 self._pixels[number] = digest(self.data[number][1])
             except Exception:  # measuring will say why
                 return False
-        if record.pixels != self._pixels[number]:
-            return False
-        if number >= self.pictures or max(record.height, record.width) > LONGEST:
-            return True
-        shown = [p for p in [*record.points, *record.progress] if not p.error and not p.hypothetical]
-        return all(self._picture(which, number, point.point).is_file() for point in shown)
-
-    def _picture(self, which: int, number: int, point: str) -> Path:
-        return self.out / "pictures" / self.specs[which].slug / f"{self.data.names[number]}-{point}.webp"
+        return record.pixels == self._pixels[number]
 
     def _measure(self, which: int, number: int, device: torch.device) -> Record:
         spec, name = self.specs[which], self.data.names[number]
@@ -123,29 +118,73 @@ class EvaluationLoop:
             codec = self._build(which, device)
         except Exception as error:  # whatever it is, the other images go on
             return Record(spec.label, name, 0, 0, points=[Measurement("all", error=sentence(error))])
-
-        def keep(point: str, decoded: Tensor) -> None:
-            if number < self.pictures:
-                save_picture(decoded, self._picture(which, number, point))
-            if self.keep_decoded:
-                save_image(decoded, self.out / "decoded" / spec.slug / point / f"{name}.png")
-
-        if self.keep_decoded:
-            save_image(image, self.out / "decoded" / "original" / f"{name}.png")
-        if number < self.pictures:
-            save_picture(image, self.out / "pictures" / "original" / f"{name}.webp")
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        record = measure_image(codec, spec, image, name, self.out, self.extra, keep)
-        if self.hypothetical:
-            record.points += hypothetical_points(codec, image, record.points, self.extra)
-        if number < self.pictures:
-            try:
-                record.progress = progress_points(codec, spec, record, image, self.out, keep)
-            except Exception as error:
-                record.points.append(Measurement("progressive decoding", error=sentence(error)))
+        record = measure_image(codec, spec, image, name, self.out, partial(self._see, which, number, image))
         record.identity, record.pixels, record.load = self._identities[which], digest(image), load
         record.versions, record.machine = self._origin["versions"], self._origin["machine"]
+        self._add(record, which, number, device)
         return record
+
+    def _add(self, record: Record, which: int, number: int, device: torch.device) -> bool:
+        """Complete `record` with metrics, pictures and points that it lacks; False where it lacked nothing."""
+        spec, name = self.specs[which], self.data.names[number]
+        measured = [p for p in record.points if not p.error and not p.hypothetical]
+        lacking = [point for point in measured if self._lacks(which, number, point)]
+        estimates = [p for p in record.points if p.hypothetical]
+        estimate = self.hypothetical and (not estimates or any(map(self._unscored, estimates)))
+        whole = largest_lossy(record, spec) if number < self.pictures else None
+        shown = bool(record.progress) and all(self._picture(which, number, p.point).is_file() for p in record.progress)
+        originals = [p for p in self._originals(number) if not p.is_file()]
+        if not (lacking or estimate or originals or (whole and not shown)):
+            return False
+        try:
+            _, image = self.data[number]
+            for path in originals:
+                (save_picture if path.suffix == ".webp" else save_image)(image, path)
+            codec = self._build(which, device)
+            for point, decoded in decode_again(codec, lacking, image, self.out):
+                self._see(which, number, image, point, decoded)
+            if estimate:
+                points = hypothetical_points(codec, image, measured, self.extra)
+                record.points = [p for p in record.points if not p.hypothetical] + points
+            if whole and not shown:
+                record.progress = []
+                for point, decoded in progress_points(codec, whole, image, self.out):
+                    point.scores = score(decoded, image)
+                    save_picture(decoded, self._picture(which, number, point.point))
+                    record.progress.append(point)
+        except Exception as error:  # what was measured before stands
+            self.tick(f"{spec.label} {name}: {sentence(error)}")
+        return True
+
+    def _see(self, which: int, number: int, image: Tensor, point: Measurement, decoded: Tensor) -> None:
+        """Score `decoded` by what has not scored it yet, and keep it where pictures are wanted."""
+        point.scores = point.scores or score(decoded, image)
+        for metric in self._unscored(point):
+            point.scores[metric] = self.extra[metric](decoded, image)
+        for path in self._pictures(which, number, point):
+            (save_picture if path.suffix == ".webp" else save_image)(decoded, path)
+
+    def _unscored(self, point: Measurement) -> list[str]:
+        return [metric for metric in self.extra if point.scores.get(metric) is None]
+
+    def _lacks(self, which: int, number: int, point: Measurement) -> bool:
+        pictures = self._pictures(which, number, point)
+        return bool(self._unscored(point)) or not all(path.is_file() for path in pictures)
+
+    def _picture(self, which: int, number: int, point: str) -> Path:
+        return self.out / "pictures" / self.specs[which].slug / f"{self.data.names[number]}-{point}.webp"
+
+    def _pictures(self, which: int, number: int, point: Measurement) -> list[Path]:
+        """Where a decoded image is to be kept, for the report and for metrics of sets."""
+        kept = self.out / "decoded" / self.specs[which].slug / point.point / f"{self.data.names[number]}.png"
+        shown = [self._picture(which, number, point.point)] if number < self.pictures else []
+        return shown + [kept] * self.keep_decoded
+
+    def _originals(self, number: int) -> list[Path]:
+        name = self.data.names[number]
+        shown = [self.out / "pictures" / "original" / f"{name}.webp"] if number < self.pictures else []
+        return shown + [self.out / "decoded" / "original" / f"{name}.png"] * self.keep_decoded
 
     def _build(self, which: int, device: torch.device) -> Codec:
         if self._codec is None or self._codec[0] != which:
@@ -169,14 +208,10 @@ def digest(image: Tensor) -> str:
 
 
 def save_picture(image: Tensor, path: Path) -> None:
-    """Write a uint8 [3, H, W] image for the report's viewer: WebP at quality 92, a tenth of a PNG.
-
-    An image beyond LONGEST pixels a side is left out.
-    """
-    if max(image.shape) > LONGEST:
-        return
-    buffer = io.BytesIO()
-    to_pil(image).save(buffer, "WEBP", quality=92, method=4)
+    """Write a uint8 [3, H, W] image for the report's viewer: WebP at quality 92, a tenth of a PNG."""
+    buffer, picture = io.BytesIO(), to_pil(image)
+    picture.thumbnail((LONGEST, LONGEST))  # leaves smaller ones as they are
+    picture.save(buffer, "WEBP", quality=92, method=4)
     write_file(path, buffer.getvalue())
 
 

@@ -1,13 +1,15 @@
 """One codec on one image: every rate point through a real file on disk and a decode of that file.
 
-Not for choosing points (points.py), going over a data set (loop.py), or points without files (hypothetical.py).
+Not for choosing points (points.py), going over a data set and scoring (loop.py), or points without files
+(hypothetical.py).
 """
 
 from __future__ import annotations
 
+import bisect
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,15 @@ from torch import Tensor
 from ..codecs import Codec, CodecError, Header, Stream, container
 from ..codecs.base import Progressive
 from ..data import write_file
-from .metrics import ExtraMetric, bits_per_pixel, score
+from .metrics import bits_per_pixel
 from .points import DEFAULT, LOSSLESS, CodecSpec, Value, point_name
 from .records import Measurement, Record, sentence
 from .watch import Watch
 
 STEPS = 12  # positions of the report's slider
 PREFIXES = 16  # at most so many prefixes of one file are points
-Keep = Callable[[str, Tensor], None]
+Measured = tuple[Measurement, Tensor]  # a point and its decoded image, uint8 [3, H, W]
+See = Callable[[Measurement, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,13 @@ class _Coded:
 
 
 def measure_image(
-    codec: Codec, spec: CodecSpec, image: Tensor, name: str, out: Path,
-    extra: Mapping[str, ExtraMetric] | None = None, keep: Keep = lambda point, decoded: None,
+    codec: Codec, spec: CodecSpec, image: Tensor, name: str, out: Path, see: See = lambda point, decoded: None
 ) -> Record:
-    """Encode, write, read back, decode and score uint8 `image` [3, H, W] at every point of `spec`.
+    """Encode, write, read back and decode uint8 `image` [3, H, W] at every point of `spec`.
 
     A point that fails, in whatever way, is recorded with its error, and the others go on.
-    out    output folder; files go to ``files/CODEC/`` below it
-    extra  further metrics by name, each called with (decoded, original)
-    keep   called with the point and every decoded image, e.g. to save pictures for the report
+    out  output folder; files go to ``files/CODEC/`` below it
+    see  called with every point and its decoded image, to score it
     """
     record = Record(spec.label, name, image.shape[1], image.shape[2])
     for encoding in encodings(codec, spec):
@@ -95,15 +96,33 @@ def measure_image(
             file = Path("files") / spec.slug / f"{name}-{point}{codec.suffix}"
             try:
                 data = coded.whole if segments is None else prefix(codec, coded.stream, segments)
-                result, decoded = _decode_and_score(codec, coded, data, out / file, image, extra or {})
-                keep(point, decoded)
+                result, decoded = _decode(codec, coded, data, out / file, image.shape[1:])
                 result.point, result.file, result.lossless = point, str(file), value == LOSSLESS
                 if result.lossless and not torch.equal(decoded, image):
                     raise CodecError("the lossless file does not give the original pixels back")
+                see(result, decoded)
             except Exception as error:
                 result = Measurement(point, error=sentence(error))
             record.points.append(result)
     return record
+
+
+def decode_again(codec: Codec, points: Sequence[Measurement], image: Tensor, out: Path) -> Iterator[Measured]:
+    """(point, decoded image) of `points` of one image that were measured before, from their files below `out`.
+
+    Prefixes of one file are decoded in one pass where the codec can; a lossless file was compared with the original.
+    """
+    size = image.shape[1:]
+    rest = [point for point in points if not point.lossless]
+    prefixes = sorted((p for p in rest if p.point.startswith("segments=")), key=lambda p: p.segments)
+    yield from ((point, image) for point in points if point.lossless)
+    if isinstance(codec, Progressive) and prefixes:
+        stream = read_file(codec, (out / prefixes[-1].file).read_bytes(), *size)
+        images = codec.decode_prefixes(stream, [point.segments for point in prefixes])
+        yield from zip(prefixes, (one.cpu() for one in images), strict=True)
+        rest = [point for point in rest if point not in prefixes]
+    for point in rest:
+        yield point, codec.decode(read_file(codec, (out / point.file).read_bytes(), *size)).cpu()
 
 
 def encodings(codec: Codec, spec: CodecSpec) -> Iterator[Encoding]:
@@ -142,20 +161,40 @@ def _encode(codec: Codec, image: Tensor, encoding: Encoding) -> tuple[_Coded, li
 
 
 def decode_prefixes(codec: Progressive, stream: Stream, counts: Sequence[int]) -> dict[int, tuple[Tensor, float]]:
-    """By number of segments the image (uint8 [3, H, W], on the CPU) and the seconds until it was there.
+    """By number of segments the image (uint8 [3, H, W], on the CPU) and the seconds that decoding these alone takes.
 
-    Seconds count from the start of the decode, so they hold the reconstruction of every smaller prefix in `counts`.
-    The images are what decoding each prefix's own file gives (tests/codecs/diffc/test_diffc.py).
+    The images are what decoding each prefix's own file gives (tests/codecs/diffc/test_codec.py).
     """
-    found, seconds = {}, 0.0
-    start = time.perf_counter()
-    images = codec.decode_prefixes(stream, counts)
-    for count in counts:
-        image = next(images).cpu()  # waits for a GPU
-        seconds += time.perf_counter() - start
-        found[count] = image, seconds
-        start = time.perf_counter()
+    found, shared, start = {}, 0.0, _now()
+
+    def progress(done: int, of: int) -> None:
+        nonlocal shared, start
+        now = _now()
+        shared, start = shared + now - start, now
+
+    for count, image in zip(counts, codec.decode_prefixes(stream, counts, progress), strict=True):
+        found[count] = image.cpu(), shared + _now() - start
+        start = _now()
     return found
+
+
+def _now() -> float:
+    """Seconds of the clock once a GPU has done what it was given."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def first_bytes(codec: Codec, data: bytes) -> int:
+    """How many bytes of the file `data` give its first picture; of a foreign format, all."""
+
+    def enough(count: int) -> bool:
+        try:
+            return bool(container.read(data[:count], codec).segments)
+        except CodecError:
+            return False
+
+    return bisect.bisect_left(range(len(data)), True, key=enough)
 
 
 def read_file(codec: Codec, data: bytes, height: int, width: int) -> Stream:
@@ -175,51 +214,52 @@ def prefix(codec: Codec, stream: Stream, segments: int) -> bytes:
     return container.write(Stream(stream.header, stream.segments[:segments], stream.native), codec)
 
 
-def _decode_and_score(
-    codec: Codec, coded: _Coded, data: bytes, path: Path, image: Tensor, extra: Mapping[str, ExtraMetric]
-) -> tuple[Measurement, Tensor]:
+def _decode(codec: Codec, coded: _Coded, data: bytes, path: Path, size: Sequence[int]) -> Measured:
     write_file(path, data)
-    height, width = image.shape[1:]
     with Watch() as watch:
-        stream = read_file(codec, path.read_bytes(), height, width)
+        stream = read_file(codec, path.read_bytes(), *size)
         if coded.decoded:
             decoded, seconds = coded.decoded[len(stream.segments)]
         else:
             decoded, seconds = codec.decode(stream).cpu(), None
     num_bytes = path.stat().st_size
-    peaks = [coded.encoding.peak_mib, (coded.decoding if coded.decoded else watch).peak_mib]
+    decoding = coded.decoding if coded.decoded else watch
+    peaks = [coded.encoding.peak_mib, decoding.peak_mib]
     result = Measurement(
         "",
         num_bytes=num_bytes,
-        bpp=bits_per_pixel(num_bytes, height, width),
-        scores=score(decoded, image, extra),
+        bpp=bits_per_pixel(num_bytes, *size),
         encode_s=coded.encoding.seconds,
         decode_s=watch.seconds if seconds is None else seconds,
+        encode_mib=coded.encoding.added_mib,
+        decode_mib=decoding.added_mib,
         peak_mib=max((peak for peak in peaks if peak is not None), default=None),
+        first_bytes=num_bytes if len(stream.segments) == 1 else first_bytes(codec, data),
         segments=len(stream.segments),
     )
     return result, decoded
 
 
-def progress_points(
-    codec: Codec, spec: CodecSpec, record: Record, image: Tensor, out: Path, keep: Keep
-) -> list[Measurement]:
-    """The record's largest lossy file decoded from its first k segments, for at most STEPS k; [] if it has but one.
+def largest_lossy(record: Record, spec: CodecSpec) -> Measurement | None:
+    """The point whose file the report's slider decodes step by step; None where there are no steps.
+
+    A grid of segments has its prefixes among the points already.
+    """
+    lossy = [p for p in record.points if p.file and not p.lossless and p.segments > 1]
+    return max(lossy, key=lambda p: p.num_bytes) if lossy and spec.grid.option != "segments" else None
+
+
+def progress_points(codec: Codec, point: Measurement, image: Tensor, out: Path) -> Iterator[Measured]:
+    """The file of `point` decoded from its first k segments, for at most STEPS k.
 
     The rate of a step is the size of the file that holds only these segments.
     """
-    lossy = [p for p in record.points if p.file and not p.lossless and p.segments > 1]
-    if not lossy or spec.grid.option == "segments":  # a grid of segments has measured its prefixes already
-        return []
-    largest = max(lossy, key=lambda p: p.num_bytes)
-    stream = read_file(codec, (out / largest.file).read_bytes(), *image.shape[1:])
+    size = image.shape[1:]
+    stream = read_file(codec, (out / point.file).read_bytes(), *size)
     total = len(stream.segments)
-    points = []
     for k in sorted({round(1 + (total - 1) * step / (STEPS - 1)) for step in range(STEPS)}):
-        decoded = codec.decode(stream, segments=k).cpu()
         num_bytes = len(prefix(codec, stream, k))
-        name = f"first {k} of {total} segments"
-        bpp = bits_per_pixel(num_bytes, *image.shape[1:])
-        points.append(Measurement(name, "", num_bytes, bpp, score(decoded, image), segments=k))
-        keep(name, decoded)
-    return points
+        bpp = bits_per_pixel(num_bytes, *size)
+        yield Measurement(f"first {k} of {total} segments", "", num_bytes, bpp, segments=k), codec.decode(
+            stream, segments=k
+        ).cpu()

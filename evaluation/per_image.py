@@ -24,7 +24,7 @@ from ..data import ImageError, write_file
 from .bd import bd_quality, bd_rate, overlap
 from .metrics import bits_per_dimension
 from .records import BOUND, Measurement, Record
-from .results import HIGHER_IS_BETTER, Curve, Point
+from .results import METRICS, Curve, Point, metrics_of
 
 Columns = Mapping[str, Sequence[float | None]]  # "bpp" and metrics, one entry for each point, by rate
 EQUAL = 1.1  # largest ratio of rates that are taken for the same one
@@ -75,18 +75,17 @@ class Mean:
 
 def of_records(records: Iterable[Record], data: str, command: str) -> list[PerImage]:
     """What was measured, codec by codec; points for which no file exists as a codec "NAME (hypothetical)"."""
-    found: dict[str, dict[str, list[Measurement]]] = {}
+    found: dict[tuple[str, bool], dict[str, list[Measurement]]] = {}
     for record in records:
         for hypothetical in (False, True):
             points = [p for p in record.points if not p.error and p.point != BOUND and p.hypothetical == hypothetical]
-            if points or not hypothetical:
-                codec = record.codec + (" (hypothetical)" if hypothetical else "")
-                found.setdefault(codec, {})[record.image] = points
+            found.setdefault((record.codec, hypothetical), {})[record.image] = points
     result = []
-    for codec, images in found.items():
+    for (codec, hypothetical), images in found.items():
         lossless = {image: p.bpp for image, points in images.items() for p in points if p.lossless}
         curves = {image: _columns(points) for image, points in images.items()}
-        result.append(PerImage(codec, data, command, curves, lossless))
+        if not hypothetical or any(images.values()):
+            result.append(PerImage(codec + " (hypothetical)" * hypothetical, data, command, curves, lossless))
     return result
 
 
@@ -109,6 +108,20 @@ def write_per_image(one: PerImage, path: Path) -> None:
         rows.append(json.dumps(row))
     text = json.dumps(head)[:-1] + ', "images": [\n ' + ",\n ".join(rows) + "\n]}\n"
     write_file(path, text.encode())
+
+
+def write_rows(curves: Sequence[PerImage], path: Path) -> None:
+    """Every point of every image as a TSV table: codec, image, bpp, the metrics; lossless files have bpp alone."""
+    metrics = [name for name in METRICS if any(name in one.metrics() for one in curves)]
+    lines = [["codec", "image", "bpp", *metrics]]
+    for one in curves:
+        for image, columns in one.curves.items():
+            for k, rate in enumerate(columns.get("bpp", ())):
+                values = [rate, *(columns[name][k] if name in columns else None for name in metrics)]
+                lines.append([one.codec, image, *("" if v is None else f"{v:.5f}" for v in values)])
+            if image in one.lossless:
+                lines.append([one.codec, image, f"{one.lossless[image]:.5f}", *[""] * len(metrics)])
+    write_file(path, "".join("\t".join(line) + "\n" for line in lines).encode())
 
 
 def read_per_image(path: Path) -> list[PerImage]:
@@ -158,17 +171,30 @@ def mean_at(one: PerImage, rate: float, metric: str, images: Collection[str] | N
 
     Over those of `images` (None: all) whose curve reaches the rate; None where none does.
     """
-    values = []
-    for image in sorted(reaching(one, rate, metric) & set(one.curves if images is None else images)):
-        rates, quality = one.series(image, metric)
-        values.append(float(np.interp(np.log(rate), np.log(rates), quality)))
+    chosen = sorted(reaching(one, rate, metric) & set(one.curves if images is None else images))
+    values = [value_at(one, image, rate, metric) for image in chosen]
     return Mean(fmean(values), len(values), len(one.curves)) if values else None
+
+
+def value_at(one: PerImage, image: str, rate: float, metric: str) -> float:
+    """The metric of an image at `rate` bpp, within its curve."""
+    rates, quality = one.series(image, metric)
+    return float(np.interp(np.log(rate), np.log(rates), quality))
 
 
 def reaching(one: PerImage, rate: float, metric: str = "psnr-rgb") -> set[str]:
     """Images whose curve spans `rate`."""
     spans = {image: one.series(image, metric)[0] for image in one.curves}
     return {image for image, rates in spans.items() if rates and rates[0] <= rate <= OVERSHOOT * rates[-1]}
+
+
+def common_rates(one: PerImage, metric: str) -> tuple[float, float] | None:
+    """Lowest and highest bpp that the curves of all images reach; None where there are none."""
+    spans = [one.series(image, metric)[0] for image in one.curves]
+    if not spans or not all(spans):
+        return None
+    low, high = max(rates[0] for rates in spans), min(rates[-1] for rates in spans)
+    return (low, high) if low < high else None
 
 
 @dataclass(frozen=True)
@@ -193,7 +219,7 @@ def mean_delta(
 
     rates  only points between these bpp count; None: all
     """
-    sign = 1.0 if HIGHER_IS_BETTER.get(metric, True) else -1.0
+    sign = -1.0 if METRICS[metric].falls else 1.0
     low, high = rates or (0.0, float("inf"))
     found = []
     for image in one.curves:
@@ -234,6 +260,13 @@ def mean_curve(one: PerImage) -> Curve | None:
         means = {key: fmean(v for v in values if v is not None) for key, values in at.items() if None not in values}
         points.append(Point(f"point {index + 1}", len(one.curves), len(one.curves), means))
     return Curve(one.codec, points, published=one.published)
+
+
+def as_one_image(curve: Curve) -> PerImage:
+    """A mean curve as if it were that of one image, to be interpolated and compared alike: with its own kind alone."""
+    points, keys = curve.lossy(), ("bpp", *metrics_of([curve]))
+    columns = {key: [point.values.get(key) for point in points] for key in keys}
+    return PerImage(curve.codec, curve.data, "", {"mean": columns}, published=curve.published)
 
 
 def at_equal_rates(one: PerImage) -> bool:

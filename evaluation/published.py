@@ -1,9 +1,9 @@
 """Figures that others have published, with their source; drawn as published, never as measured.
 
-Read: CompressAI's JSON (a codec's ``results`` of bpp and metrics; ours says ``"hypothetical": true`` where no such
-files exist), YAML files of several codecs (``name: {bpp: [...], psnr: [...], ...}``), and TSV of points image by image
-(per_image.py).  The first two are means over a data set's images.  Which one a key ``dataset`` says, or a known name in
-the file's or its folder's name; beside other images they mean nothing and are refused.
+Read: CompressAI's JSON (a codec's ``results`` of bpp and metrics), YAML files of several codecs
+(``name: {bpp: [...], psnr: [...], ...}``), and TSV of points image by image (per_image.py).  The first two are means
+over a data set's images.  Which one a key ``dataset`` says, or a known name in the file's or its folder's name; beside
+other images they mean nothing and are refused.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import yaml
 
 from ..data import ImageError
 from .per_image import PerImage, read_published_points
-from .results import TITLES, Curve, Point
+from .results import METRICS, Curve, Point
 
 SUFFIXES = (".json", ".yml", ".yaml", ".tsv")
 DATA_SETS = {"kodak": 24, "imagenet64": None, "clic20": None}  # known names; number of images where means are over all
 
-_NAMES = {"psnr": "psnr-rgb", "ms-ssim": "ms-ssim-rgb"} | {name: name for name in TITLES}
+_NAMES = {"psnr": "psnr-rgb", "ms-ssim": "ms-ssim-rgb"} | {name: name for name in METRICS}
 
 
 def read_published(paths: Sequence[Path], data: str, images: Sequence[str]) -> tuple[list[PerImage], list[Curve]]:
@@ -96,8 +96,7 @@ def read_curves(path: Path) -> list[Curve]:
         raise ImageError(f"{path}: holds no curves")
     if "results" in data:
         source = f"{path.name}: {data.get('description', '')}".rstrip(": ")
-        hypothetical = bool(data.get("hypothetical", False))
-        curves = [_curve(path, str(data.get("name", path.stem)), data["results"], source, hypothetical)]
+        curves = [_curve(path, str(data.get("name", path.stem)), data["results"], source)]
     else:
         named = {name: results for name, results in data.items() if name != "dataset"}
         curves = [_curve(path, str(name), results, path.name) for name, results in named.items()]
@@ -106,7 +105,7 @@ def read_curves(path: Path) -> list[Curve]:
     return curves
 
 
-def _curve(path: Path, name: str, results: Any, source: str, hypothetical: bool = False) -> Curve:
+def _curve(path: Path, name: str, results: Any, source: str) -> Curve:
     if not isinstance(results, dict) or not isinstance(results.get("bpp"), list):
         raise ImageError(f"{path}: {name} has no list of bpp")
     points = []
@@ -117,5 +116,5 @@ def _curve(path: Path, name: str, results: Any, source: str, hypothetical: bool 
                 value = float(column[index])
                 if math.isfinite(value):
                     values[_NAMES[key]] = value
-        points.append(Point(f"published {index + 1}", 1, 1, values, hypothetical=hypothetical))
+        points.append(Point(f"published {index + 1}", 1, 1, values))
     return Curve(f"{name} (published)", points, published=source)

@@ -24,10 +24,11 @@ class Measurement:
     num_bytes     its size on disk; hypothetical points: the bits that would be needed / 8
     scores        quality by CompressAI's names ("psnr-rgb", "ssim-rgb", "ms-ssim-rgb", ...); None where undefined
     encode_s      seconds from pixels to the file's bytes; for prefixes of one file, of the whole file
-    decode_s      seconds from the file's bytes to pixels; for prefixes that were decoded on the way to the whole file,
-                  until their image was there
-    peak_mib      peak memory in MiB, the larger of encode and decode: resident memory of the whole process, libraries
-                  included, or on a GPU the memory allocated there
+    decode_s      seconds from the file's bytes to pixels
+    encode_mib, decode_mib  MiB of memory that encoding and decoding took at their peak beyond what was in use before,
+                  on a GPU or of the process; decoding of prefixes in one pass: of the whole file.  None: not known
+    peak_mib      MiB at the higher peak: resident memory of the whole process, libraries included, or on a GPU
+    first_bytes   bytes of the file from which its first picture decodes; of files with one segment all of them
     hypothetical  no such file exists: ideal coder, entropy estimate, bound of an autoencoder
     error         why there is no result, one sentence; every other field is then empty
     """
@@ -39,7 +40,10 @@ class Measurement:
     scores: dict[str, float | None] = field(default_factory=dict)
     encode_s: float = 0.0
     decode_s: float = 0.0
+    encode_mib: float | None = None
+    decode_mib: float | None = None
     peak_mib: float | None = None
+    first_bytes: int = 0
     segments: int = 1
     lossless: bool = False
     hypothetical: bool = False

@@ -1,4 +1,4 @@
-"""From records to mean curves: averages per rate point over images at equal settings; CSV and CompressAI's JSON.
+"""From records to mean curves: averages per rate point over images at equal settings; the TSV of everything.
 
 Averages are plain means over images, of a point that every image reached; a point that some images failed at says so
 and appears in no curve, because a mean over the others would flatter it.  Curves of single images are in per_image.py.
@@ -6,8 +6,6 @@ and appears in no curve, because a mean over the others would flatter it.  Curve
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections import defaultdict
@@ -15,23 +13,35 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..data import write_file
 from .metrics import MAX_PSNR, bits_per_dimension
 from .records import BOUND, Measurement, Record
 
-HIGHER_IS_BETTER = {"lpips": False, "dists": False, "fid": False, "patch-fid": False}
-TITLES = {
-    "psnr-rgb": "PSNR (RGB, dB)",
-    "ssim-rgb": "SSIM (RGB)",
-    "ms-ssim-rgb": "MS-SSIM (RGB)",
-    "lpips": "LPIPS",
-    "dists": "DISTS",
-    "fid": "FID",
-    "patch-fid": "patch FID",
-    "clip": "CLIP score",
-    "qalign": "Q-Align",
+
+class Scale(NamedTuple):
+    """How a metric is shown: its name and unit, digits behind the point, and whether less of it is better."""
+
+    title: str
+    digits: int = 2
+    falls: bool = False
+
+
+METRICS = {
+    "psnr-rgb": Scale("PSNR (RGB, dB)"),
+    "ssim-rgb": Scale("SSIM (RGB)", 4),
+    "ms-ssim-rgb": Scale("MS-SSIM (RGB)", 4),
+    "ssimulacra2": Scale("SSIMULACRA 2"),
+    "butteraugli": Scale("Butteraugli (3-norm)", 3, falls=True),
+    "vmaf": Scale("VMAF"),
+    "psnr-hvs": Scale("PSNR-HVS (dB)"),
+    "lpips": Scale("LPIPS", 4, falls=True),
+    "dists": Scale("DISTS", 4, falls=True),
+    "fid": Scale("FID", falls=True),
+    "patch-fid": Scale("patch FID", falls=True),
+    "clip": Scale("CLIP score"),
+    "qalign": Scale("Q-Align", 3),
 }
 
 
@@ -40,7 +50,8 @@ class Point:
     """One rate point of one codec, averaged over images.
 
     images     how many images it was reached on; of `of`
-    values     "bpp", "encoding_time", "decoding_time" (s), "peak_mib", and the quality metrics
+    values     means of "bpp", "encoding_time", "decoding_time" (s), "encode_mib", "decode_mib", "megapixels", of files
+               with several segments "first_bytes", and of the quality metrics; the largest "peak_mib"
     """
 
     point: str
@@ -83,10 +94,6 @@ class Curve:
         points = [p for p in self.lossy(hypothetical) if metric in p.values]
         return [p.values["bpp"] for p in points], [p.values[metric] for p in points]
 
-    def bound(self, metric: str) -> float | None:
-        """The quality that the codec's autoencoder alone reaches, where that was measured."""
-        return next((p.values.get(metric) for p in self.points if p.point == BOUND and p.complete), None)
-
     @property
     def lossless_point(self) -> Point | None:
         """The point that restores every pixel, if every image reached it."""
@@ -100,26 +107,31 @@ def average(records: Iterable[Record]) -> list[Curve]:
         by_codec[record.codec].append(record)
     curves = []
     for codec, group in by_codec.items():
-        groups: dict[str, list[Measurement]] = defaultdict(list)
+        groups: dict[str, list[tuple[Record, Measurement]]] = defaultdict(list)
         for record in group:
             for measurement in record.points:
                 if not measurement.error:
-                    groups[measurement.point].append(measurement)
+                    groups[measurement.point].append((record, measurement))
         points = [_average_point(name, measured, len(group)) for name, measured in groups.items()]
         fingerprint = next((record.fingerprint for record in group if record.fingerprint), "")
         curves.append(Curve(codec, points, fingerprint=fingerprint))
     return curves
 
 
-def _average_point(name: str, measured: Sequence[Measurement], of: int) -> Point:
+def _average_point(name: str, pairs: Sequence[tuple[Record, Measurement]], of: int) -> Point:
+    measured = [m for _, m in pairs]
     values = {
         "bpp": fmean(m.bpp for m in measured),
         "encoding_time": fmean(m.encode_s for m in measured),
         "decoding_time": fmean(m.decode_s for m in measured),
+        "megapixels": fmean(record.height * record.width / 1e6 for record, _ in pairs),
     }
-    peaks = [m.peak_mib for m in measured if m.peak_mib is not None]
-    if peaks:
-        values["peak_mib"] = max(peaks)
+    if any(m.segments > 1 for m in measured):
+        values["first_bytes"] = fmean(m.first_bytes for m in measured)
+    for key, together in (("encode_mib", fmean), ("decode_mib", fmean), ("peak_mib", max)):
+        known = [mib for m in measured if (mib := getattr(m, key)) is not None]
+        if len(known) == len(measured):
+            values[key] = together(known)
     for metric in measured[0].scores:
         scores = [m.scores.get(metric) for m in measured]
         if metric == "psnr-rgb":
@@ -130,39 +142,28 @@ def _average_point(name: str, measured: Sequence[Measurement], of: int) -> Point
 
 
 def metrics_of(curves: Iterable[Curve]) -> list[str]:
-    """Quality metrics that occur, in the order of TITLES."""
+    """Quality metrics that occur, in the order of METRICS."""
     found = {name for curve in curves for point in curve.points for name in point.values}
-    return [name for name in TITLES if name in found]
+    return [name for name in METRICS if name in found]
 
 
-def compressai_json(curve: Curve, description: str, data: str = "", hypothetical: bool = False) -> dict[str, Any]:
-    """The lossy (or hypothetical) curve in CompressAI's form, readable by its plot tool; lists are ordered by rate.
-
-    data  the data set, which the form does not have
-    """
-    points = curve.lossy(hypothetical)
-    keys = [key for key in (points[0].values if points else {}) if all(key in p.values for p in points)]
-    results = {key: [p.values[key] for p in points] for key in keys}
-    flag = {"hypothetical": True} if hypothetical else {}
-    return {"name": curve.codec, "description": description, "dataset": data, **flag, "results": results}
-
-
-def write_csv(records: Iterable[Record], path: Path) -> None:
+def write_tsv(records: Iterable[Record], path: Path) -> None:
     """One line per image, codec and point, failures included."""
     rows = [(record, point) for record in records for point in record.points]
-    scores = sorted({name for _, point in rows for name in point.scores}, key=lambda n: (n not in TITLES, n))
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    scores = [name for name in METRICS if any(name in point.scores for _, point in rows)]
     fixed = ["codec", "image", "height", "width", "point", "file", "bytes", "bpp", "bpd"]
-    times = ["encode_s", "decode_s", "peak_mib", "segments", "lossless", "hypothetical", "error"]
-    writer.writerow([*fixed, *scores, *times])
+    other = ["encode_s", "decode_s", "encode_mib", "decode_mib", "peak_mib", "first_bytes", "segments", "lossless",
+             "hypothetical", "error"]  # fmt: skip
+    lines = [[*fixed, *scores, *other]]
     for record, p in rows:
-        head = [record.codec, record.image, record.height, record.width, p.point, p.file]
+        head = [record.codec, record.image, str(record.height), str(record.width), p.point, p.file]
         rates = ["", "", ""] if p.error else [f"{p.num_bytes:g}", f"{p.bpp:.6f}", f"{bits_per_dimension(p.bpp):.6f}"]
         quality = [_score(p, name) for name in scores]
-        seconds = [f"{p.encode_s:.4f}", f"{p.decode_s:.4f}", "" if p.peak_mib is None else f"{p.peak_mib:.1f}"]
-        writer.writerow([*head, *rates, *quality, *seconds, p.segments, int(p.lossless), int(p.hypothetical), p.error])
-    write_file(path, buffer.getvalue().encode())
+        memory = ["" if mib is None else f"{mib:.1f}" for mib in (p.encode_mib, p.decode_mib, p.peak_mib)]
+        counts = [str(int(n)) for n in (p.first_bytes, p.segments, p.lossless, p.hypothetical)]
+        times = [f"{p.encode_s:.4f}", f"{p.decode_s:.4f}"]
+        lines.append([*head, *rates, *quality, *times, *memory, *counts, p.error.replace("\t", " ")])
+    write_file(path, "".join("\t".join(line) + "\n" for line in lines).encode())
 
 
 def write_json(data: Any, path: Path) -> None:

@@ -27,6 +27,7 @@ from .pillow import NativeCodec, check_choice, check_range
 
 KR, KB = 0.2126, 0.0722  # luma weights of red and blue, ITU-R BT.709
 TIMEOUT_S = 3600.0
+ONE_THREAD = ("-threads", "1")  # of the encoder: the same file, less processor time, and seconds that mean something
 
 
 @cache
@@ -82,7 +83,7 @@ class FFmpegCodec(NativeCodec):
         """The file that ffmpeg writes when `data` is its input; raises CodecError with the last line it said."""
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out"  # not a pipe: libvvenc writes its remarks to the standard output
-            command = [ffmpeg(), "-hide_banner", "-loglevel", "error", "-xerror", *arguments, str(out)]
+            command = [ffmpeg(), "-hide_banner", "-loglevel", "error", "-xerror", *arguments, *ONE_THREAD, str(out)]
             try:
                 done = subprocess.run(command, input=data, capture_output=True, timeout=TIMEOUT_S, check=False)
             except subprocess.TimeoutExpired:

@@ -235,9 +235,11 @@ class DiffC:
         count = len(stream.segments) if segments is None else segments
         return next(self.decode_steps(stream, [count], reconstruction, progress))
 
-    def decode_prefixes(self, stream: Stream, counts: Sequence[int]) -> Iterator[Tensor]:
+    def decode_prefixes(
+        self, stream: Stream, counts: Sequence[int], progress: Progress | None = None
+    ) -> Iterator[Tensor]:
         """See Progressive.decode_prefixes."""
-        return self.decode_steps(stream, counts)
+        return self.decode_steps(stream, counts, progress=progress)
 
     def decode_steps(
         self, stream: Stream, counts: Sequence[int], reconstruction: str | None = None,

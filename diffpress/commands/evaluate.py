@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
 from ..data import load_data
-from ..evaluation.compare import evaluate, tables_of_files
+from ..evaluation.compare import evaluate
+from ..evaluation.kept import plot_of_files, tables_of_files
+from ..evaluation.markup import markdown
 from ..evaluation.metrics.learned import load_metrics
 from ..evaluation.points import parse_specs
 from ..evaluation.report.page import write_report
-from ..evaluation.report.plots import plot_files
-from ..evaluation.tables import RATES, summary_text
+from ..evaluation.tables import RATES, summary_table
 from .command_line import CommandLine
 from .errors import NothingAsked, UsageError, run
 from .option import Option
@@ -26,14 +27,15 @@ def parser() -> CommandLine:
     p = CommandLine("evaluate.py", "Measure codecs on photos, or make tables or a figure of such results.", [
         "evaluate.py --codecs diffc:preset=fast webp jpeg --data photos -o results",
         "evaluate.py --codecs diffc:model=my-prior --points diffc:0.1,0.25,lossless --data kodak -o results",
-        "evaluate.py --tables results -o table.md     # and table.json",
-        "evaluate.py --plot table.json -o figure.png",
+        "evaluate.py --tables results -o table.md     # and table.json; or table.tex, table.tsv",
+        "evaluate.py --plot results -o figure.svg",
     ])  # fmt: skip
     p.add_options("common options", [
         Option("codecs", "str", [],
                "NAME or NAME:OPTION=VALUE,...: model=FOLDER, options of the codec or of loading the model", words="+"),
         Option("data", "str", "kodak", "kodak, imagenet64 or any folder of photos"),
-        Option("out", "Path", help="output folder; for --tables, FILE.md; for --plot, the figure"),
+        Option("out", "Path", help="output folder; for --tables, FILE.md, .tex or .tsv (every point of every image); "
+               "for --plot, the figure"),
         Option("points", "str", [], "rate points, e.g. webp:10,50,90 diffc:0.1,0.25,lossless; if not given: those "
                "of each codec", words="+"),
         Option("limit", "int", help="only the first so many images"),
@@ -42,7 +44,8 @@ def parser() -> CommandLine:
         Option("config", "Path", help="YAML file with any of these options; options on the command line override it"),
     ], {"out": ("-o",)})  # fmt: skip
     p.add_options("what is measured", [
-        Option("metrics", "str", [], "also lpips, dists, clip, qalign, fid, patch-fid", words="+"),
+        Option("metrics", "str", [], "also vmaf, psnr-hvs, ssimulacra2, butteraugli, lpips, dists, clip, qalign, fid, "
+               "patch-fid; what is measured already stays, and only what is new is added", words="+"),
         Option("hypothetical", "bool", False, "also ideal coders, estimates, bounds; marked as such"),
         Option("devices", "int", 1, "processes, each with its device"),
         Option("num_nodes", "int", 1, "machines"),
@@ -55,8 +58,8 @@ def parser() -> CommandLine:
                "points of each image (.tsv, as Cool-chic publishes)", words="+"),
         Option("pictures", "int", 2, "images to show in the report"),
         Option("tables", "Path", [],
-               "only make -o FILE.md and FILE.json from such output folders, or their files in per-image/", words="+"),
-        Option("plot", "Path", [], "only plot these JSON files to -o FIGURE", words="+"),
+               "only make -o FILE from such output folders, or their files in per-image/", words="+"),
+        Option("plot", "Path", [], "only plot such folders or files to -o FIGURE (.svg, .pdf, .png)", words="+"),
         Option("metric", "str", "psnr-rgb", "metric of --plot"),
         Option("max_bpp", "float", help="end of the rate axis of --plot"),
     ])  # fmt: skip
@@ -86,7 +89,7 @@ def main(args: list[str] | None = None) -> int:
         if a.out is None:
             raise UsageError("-o must name the output folder, or the file for --tables and --plot")
         if a.plot:
-            plot_files(a.plot, a.out, a.metric, a.max_bpp)
+            plot_of_files(a.plot, a.published, a.out, a.metric, a.max_bpp)
             print(a.out)
             return 0
         if a.tables:
@@ -121,7 +124,7 @@ def main(args: list[str] | None = None) -> int:
         if result is None:  # not the first of several processes
             return 0
         write_report(result, a.out / "report.html")
-        print(summary_text(result.summary(), result.anchor))
+        print(markdown([summary_table(result.summary(), result.anchor)]))
         print(a.out / "report.html")
         return len(result.failures)
 

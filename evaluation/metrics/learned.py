@@ -1,13 +1,13 @@
-"""Metrics that need trained weights, through pyiqa and torchmetrics: the optional extra ``metrics``.
+"""Metrics beyond PSNR and SSIM, by name: programs (programs.py), and those that need trained weights.
 
+The latter come through pyiqa and torchmetrics, the optional extra ``metrics``, which download weights on first use:
 lpips, dists  distance of decoded image and original, lower is better
 clip          100 x cosine of the two images' CLIP embeddings
 qalign        realism of the decoded image alone, 1 (bad) .. 5 (excellent)
 fid           Fréchet distance of the sets of decoded images and originals: needs many images to mean anything
 patch-fid     the same of all their whole 64 x 64 patches: for small sets of large images, as Kodak
 
-Weights are downloaded by those packages on first use.  Where that fails a metric is absent, and one line says why; a
-figure is never replaced by another.
+A metric that cannot be had is absent, and one line says why; a figure is never replaced by another.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ...data import list_images, read_image, save_image
 from ...data.tiling import tile
 from ..records import sentence
 from .fidelity import ExtraMetric
+from .programs import libjxl, libvmaf
 
 SetMetric = Callable[[Path, Path], float]
 PATCH = 64
@@ -55,6 +57,8 @@ def load_metrics(names: Sequence[str], device: str = "cpu") -> LearnedMetrics:
             metric = LOADERS[name](device)
         except ImportError as error:
             loaded.notes.append(f"{name}: absent ({error.name} is not installed: pip install 'diffpress[metrics]')")
+        except CodecError as error:
+            loaded.notes.append(f"{name}: absent ({error})")
         except Exception as error:  # hub clients fail in many ways; all of them mean that there are no weights
             loaded.notes.append(f"{name}: absent (weights cannot be had: {_first_line(error)})")
         else:
@@ -70,7 +74,8 @@ def _guarded(name: str, metric: ExtraMetric, notes: list[str]) -> ExtraMetric:
 
     def guarded(decoded: Tensor, original: Tensor) -> float | None:
         try:
-            return metric(decoded, original)
+            with torch.no_grad():
+                return metric(decoded, original)
         except Exception as error:  # as loading; the image's other figures stand
             if not any(note.startswith(f"{name}: failed") for note in notes):
                 notes.append(f"{name}: failed, first on an image of {tuple(decoded.shape[1:])} ({sentence(error)})")
@@ -79,48 +84,31 @@ def _guarded(name: str, metric: ExtraMetric, notes: list[str]) -> ExtraMetric:
     return guarded
 
 
-def _load_reference(name: str, device: str) -> ExtraMetric:
+def _load_pyiqa(name: str, device: str) -> Any:
     import pyiqa
 
-    metric = pyiqa.create_metric(name, device=torch.device(device))
+    return pyiqa.create_metric(name, device=torch.device(device))
 
-    def distance(decoded: Tensor, original: Tensor) -> float:
-        with torch.no_grad():
-            return float(metric(_unit(decoded, device), _unit(original, device)))
 
-    return distance
+def _load_distance(name: str, device: str) -> ExtraMetric:
+    metric = _load_pyiqa(name, device)
+    return lambda decoded, original: float(metric(_unit(decoded, device), _unit(original, device)))
 
 
 def _load_qalign(device: str) -> ExtraMetric:
-    import pyiqa
-
-    metric = pyiqa.create_metric("qalign", device=torch.device(device))
-
-    def realism(decoded: Tensor, original: Tensor) -> float:
-        with torch.no_grad():
-            return float(metric(_unit(decoded, device)))
-
-    return realism
+    metric = _load_pyiqa("qalign", device)
+    return lambda decoded, original: float(metric(_unit(decoded, device)))
 
 
 def _load_clip(device: str) -> ExtraMetric:
     from torchmetrics.multimodal import CLIPScore
 
     metric = CLIPScore("openai/clip-vit-base-patch32").to(device)
-
-    def similarity(decoded: Tensor, original: Tensor) -> float:
-        with torch.no_grad():
-            metric.reset()
-            metric.update(decoded[None].to(device), original[None].to(device))
-            return float(metric.compute())
-
-    return similarity
+    return lambda decoded, original: float(metric(decoded[None].to(device), original[None].to(device)))
 
 
 def _load_fid(device: str) -> SetMetric:
-    import pyiqa
-
-    metric = pyiqa.create_metric("fid", device=torch.device(device))
+    metric = _load_pyiqa("fid", device)
     return lambda decoded, original: float(metric(str(decoded), str(original)))
 
 
@@ -150,8 +138,12 @@ def cut_patches(images: Path, out: Path) -> int:
 
 
 LOADERS: dict[str, Callable[[str], Any]] = {
-    "lpips": lambda device: _load_reference("lpips", device),
-    "dists": lambda device: _load_reference("dists", device),
+    "ssimulacra2": lambda device: libjxl("ssimulacra2"),
+    "butteraugli": lambda device: libjxl("butteraugli_main"),
+    "vmaf": lambda device: libvmaf("vmaf"),
+    "psnr-hvs": lambda device: libvmaf("psnr_hvs"),
+    "lpips": partial(_load_distance, "lpips"),
+    "dists": partial(_load_distance, "dists"),
     "clip": _load_clip,
     "qalign": _load_qalign,
     "fid": _load_fid,

@@ -17,7 +17,7 @@ const signed = (value, digits, unit) =>
 const colour = (curve) => (dark.matches && !printing ? curve.colour_dark : curve.colour);
 
 // ---- rate and quality ------------------------------------------------------------------------------------------
-for (const [key, title] of Object.entries(data.metrics)) $("metric").append(option(key, title));
+for (const [key, { title }] of Object.entries(data.metrics)) $("metric").append(option(key, title));
 // The first view shows most of what was measured: one codec that goes on to 15 bpp would leave the others a corner.
 const measuredRates = data.curves.filter((c) => !c.published)
   .flatMap((c) => c.points.filter((p) => !p.lossless && p.values.bpp !== undefined).map((p) => p.values.bpp)).sort((a, b) => a - b);
@@ -26,7 +26,8 @@ const firstSpan = spans.find((bpp) => bpp >= measuredRates[Math.floor(0.75 * mea
 $("span").append(option("", "all"), ...spans.map((bpp) => option(String(bpp), `${bpp} bpp`, bpp === firstSpan)));
 const toggles = data.curves.map((curve) => {
   if (!curve.points.some((point) => !point.lossless)) return null;
-  const box = element("input", null, { type: "checkbox", checked: true });
+  // others' mean curves are not comparable with files made for a rate, so whoever wants them asks for them
+  const box = element("input", null, { type: "checkbox", checked: !curve.mean_of_others });
   const swatch = element("span", null, { className: "swatch" + (curve.published ? " dash" : "") });
   swatch.style.borderTopColor = colour(curve);
   const label = element("label");
@@ -81,7 +82,7 @@ function plot() {
     ...(printing ? PAPER : { width: undefined, height: undefined }),
     legend: { orientation: "h", x: 0, y: -0.2, yanchor: "top", bgcolor: "rgba(0,0,0,0)" },
     xaxis: { ...axis, title: { text: "bits per pixel" }, type: log ? "log" : "linear", range, rangemode: "tozero" },
-    yaxis: { ...axis, title: { text: data.metrics[metric] }, range: inside.length && limit !== Infinity ? [low - pad, high + pad] : undefined },
+    yaxis: { ...axis, title: { text: data.metrics[metric].title }, range: inside.length && limit !== Infinity ? [low - pad, high + pad] : undefined },
   }, { responsive: true, displaylogo: false, scrollZoom: false, modeBarButtons: [["toImage", "resetScale2d"]] });
   $("plot").dataset.traces = traces.length;
   $("plot").dataset.bounds = bounds.length;
@@ -114,17 +115,19 @@ $("means-section").hidden = !Object.keys(data.mean_bd).length;
 $("means-note").textContent = data.mean_note;
 function summary() {
   const metric = $("metric").value, anchor = $("anchor").value, unit = metric.startsWith("psnr") ? " dB" : "";
-  fill($("summary"), ["Codec", "BD-rate", "Images", "Over", unit ? "BD-PSNR" : "BD-quality", "Encode s", "Decode s", "Peak MiB", "Model"],
+  const { digits } = data.metrics[metric];
+  fill($("summary"), ["Codec", "BD-rate", "Images", "Over", unit ? "BD-PSNR" : "BD-quality", "Encode s/MP", "Decode s/MP",
+    "Encode MiB/MP", "Decode MiB/MP", "First picture, bytes", "Model"],
     data.summary.map((s) => {
       const bd = data.bd[metric]?.[anchor]?.[s.codec];
-      const over = bd ? bd.over.map((value) => value.toFixed(unit ? 1 : 3)).join(" to ") + unit : "";
+      const over = bd ? bd.over.map((value) => value.toFixed(Math.max(digits - 1, 1))).join(" to ") + unit : "";
       return [s.published ? "published" : "", s.codec,
         s.codec === anchor ? "anchor" : signed(bd?.rate, 1, " %"), bd ? `${bd.images} of ${bd.of}` : "", over,
-        signed(bd?.quality, unit ? 2 : 4, unit),
-        number(s.encode_s, 3), number(s.decode_s, 3), number(s.peak_mib, 0), s.fingerprint];
+        signed(bd?.quality, digits, unit), number(s.encode_s, 3), number(s.decode_s, 3),
+        number(s.encode_mib, 0), number(s.decode_mib, 0), number(s.first_bytes, 0), s.fingerprint];
     }));
   const means = data.mean_bd[metric]?.[anchor] ?? {};
-  fill($("means"), ["Mean curve", "BD-rate"], Object.keys(means).map((codec) => ["", codec, signed(means[codec], 1, " %")]));
+  fill($("means"), ["Mean curve", "BD-rate"], Object.keys(means).map((codec) => ["", codec, signed(means[codec].rate, 1, " %")]));
 }
 $("anchor").addEventListener("change", summary);
 const exact = data.summary.filter((s) => s.lossless_bpd !== null).sort((a, b) => a.lossless_bpd - b.lossless_bpd);
@@ -132,10 +135,10 @@ $("lossless-section").hidden = !exact.length;
 fill($("lossless"), ["Codec", "Bits per dimension", "Bits per pixel"],
   exact.map((s) => ["", s.codec, number(s.lossless_bpd, 3), number(3 * s.lossless_bpd, 3)]));
 const keys = Object.entries(data.metrics);
-fill($("points"), ["Codec", "Point", "bpp", ...keys.map(([, title]) => title), "Encode s", "Decode s"],
+fill($("points"), ["Codec", "Point", "bpp", ...keys.map(([, { title }]) => title), "Encode s", "Decode s"],
   data.curves.filter((c) => !c.published).flatMap((c) => c.points.map((p) => ["", c.codec,
     p.point + (p.hypothetical ? " (hypothetical)" : "") + (p.images < p.of ? ` (${p.images} of ${p.of} images)` : ""),
-    number(p.values.bpp, 4), ...keys.map(([key]) => (p.lossless ? "exact" : number(p.values[key], key.startsWith("psnr") ? 2 : 4))),
+    number(p.values.bpp, 4), ...keys.map(([key, { digits }]) => (p.lossless ? "exact" : number(p.values[key], digits))),
     number(p.values.encoding_time, 3), number(p.values.decoding_time, 3)])));
 
 // ---- pictures --------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -17,34 +18,21 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from ...data import write_file
-from ..bd import bd_rate
 from ..compare import Comparison
-from ..per_image import pairs_of_deltas
+from ..per_image import PerImage, as_one_image, pairs_of_deltas
 from ..points import CodecSpec
 from ..records import BOUND, Measurement, Record
-from ..results import HIGHER_IS_BETTER, TITLES, Curve, metrics_of
+from ..results import METRICS, Curve, metrics_of
 from ..tables import MEAN_CURVES, SECONDS
+from .colours import colours
 
-# One colour per curve, in the order of the curves: (on white, on black), Okabe and Ito's set made lighter for the dark.
-COLOURS = (
-    ("#0072b2", "#56b4e9"),
-    ("#d55e00", "#ff8a3d"),
-    ("#009e73", "#2fd0a0"),
-    ("#b0568f", "#e79ccb"),
-    ("#b07a00", "#f0c04a"),
-    ("#5b4ea3", "#a99bf0"),
-    ("#8c3b3b", "#e08a8a"),
-    ("#3f7f93", "#8fd3e6"),
-    ("#6b6b6b", "#b9b9b9"),
-    ("#4d7a1f", "#a5d66b"),
-)
 PICTURE_RATES = (0.1, 0.25, 0.5, 1.0, 2.0)  # bpp near which a codec's picture is embedded; all would be too many bytes
 _BROWSER_TYPES = {".jpg": "image/jpeg", ".webp": "image/webp", ".avif": "image/avif", ".png": "image/png"}
 
 
 def write_report(comparison: Comparison, path: Path) -> None:
     """Write the HTML report of `comparison` to `path`."""
-    title = f"{comparison.data}, {comparison.images} images: {', '.join(c.codec for c in comparison.curves)}"
+    title = f"{comparison.data}, {comparison.images} image" + "s" * (comparison.images != 1)
     page = _asset("page.html")
     parts = {
         "__TITLE__": html.escape(title),
@@ -74,46 +62,33 @@ def _data(comparison: Comparison) -> dict[str, Any]:
         "notes": comparison.notes + comparison.failures,
         "anchor": comparison.anchor,
         "bound": BOUND,
-        "metrics": {name: TITLES[name] for name in metrics},
-        "curves": [_curve(curve, index) for index, curve in enumerate(curves)],
+        "metrics": {name: METRICS[name]._asdict() for name in metrics},
+        "curves": [_curve(curve, pair) for curve, pair in zip(curves, colours([c.codec for c in curves]), strict=True)],
         "summary": [asdict(line) | {"fingerprint": prints.get(line.codec, "")} for line in comparison.summary()],
-        "bd": {metric: _per_image(comparison, metric) for metric in metrics},
-        "mean_bd": {metric: _mean_curves(curves, metric) for metric in metrics} if comparison.published else {},
+        "bd": {metric: _deltas(comparison.per_image, metric) for metric in metrics},
+        "mean_bd": {metric: _deltas(list(map(as_one_image, curves)), metric) for metric in metrics}
+        if comparison.published else {},
         "mean_note": MEAN_CURVES,
         "pictures": _pictures(comparison),
     }
 
 
-def _curve(curve: Curve, index: int) -> dict[str, Any]:
-    light, night = COLOURS[index % len(COLOURS)]
+def _curve(curve: Curve, colour: tuple[str, str]) -> dict[str, Any]:
     return {
         "codec": curve.codec,
         "published": curve.published,
         "fingerprint": curve.fingerprint,
-        "colour": light,
-        "colour_dark": night,
+        "colour": colour[0],
+        "colour_dark": colour[1],
+        "mean_of_others": bool(curve.published and curve.data),
         "points": [vars(point) for point in curve.points],
     }
 
 
-def _per_image(comparison: Comparison, metric: str) -> dict[str, dict[str, Any]]:
-    """[anchor][codec] -> Delta of every pair of codecs with points of each image."""
-    found = pairs_of_deltas(comparison.per_image, metric)
+def _deltas(curves: Sequence[PerImage], metric: str) -> dict[str, dict[str, Any]]:
+    """[anchor][codec] -> Delta of every pair of curves."""
+    found = pairs_of_deltas(curves, metric)
     return {anchor: {codec: vars(delta) for codec, delta in row.items()} for anchor, row in found.items()}
-
-
-def _mean_curves(curves: list[Curve], metric: str) -> dict[str, dict[str, float | None]]:
-    """[anchor][codec] -> BD-rate in % of every pair of mean curves, measured and published."""
-    sign = 1.0 if HIGHER_IS_BETTER.get(metric, True) else -1.0
-    series = {}
-    for curve in curves:
-        rate, quality = curve.series(metric)
-        if len(rate) >= 3:
-            series[curve.codec] = (rate, [sign * value for value in quality])
-    return {
-        anchor: {codec: bd_rate(*base, *own) for codec, own in series.items() if codec != anchor}
-        for anchor, base in series.items()
-    }
 
 
 def _pictures(comparison: Comparison) -> list[dict[str, Any]]:

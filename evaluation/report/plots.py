@@ -1,50 +1,63 @@
-"""Rate-distortion curves as PNG or SVG files, from curves in memory or CompressAI-style JSON files."""
+"""Rate-distortion curves as figures (.svg, .pdf, .png): per-image averages with error bands.
+
+Mean curves, over equal settings, have no place beside them (per_image.py), and so are not drawn here.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 
 from ...data import ImageError, write_file
-from ..published import read_curves
-from ..results import TITLES, Curve, metrics_of
+from ..per_image import PerImage, common_rates, value_at
+from ..results import METRICS
+from .colours import colours, marker
 
-# Okabe and Ito's colours, told apart by most colour-blind readers; black comes last.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#5B4EA3", "#7F7F7F", "#000000")
-MARKERS = "osD^vP*X<>"
+STEPS = 40  # rates of a curve, evenly over the log rate
+BAND = 1.96  # standard errors: a 95 % interval of the mean
 
 
-def draw(curves: Sequence[Curve], metric: str, title: str = "", log_rate: bool = False) -> Figure:
-    """A figure of `metric` over bpp.  Solid: measured, from files; dotted: hypothetical; dashed: published."""
+def draw(curves: Sequence[PerImage], metric: str, title: str = "", max_bpp: float | None = None) -> Figure | None:
+    """Means over images of `metric` at the bpp that all images reach, with the 95 % interval of each mean (normal
+    approximation; most of it is the images' own difference).  None where there is nothing to draw.
+
+    Solid: measured, from files; dotted: hypothetical; dashed: published.
+    max_bpp  where the rate axis ends; None: behind the last point
+    """
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     axes = figure.add_subplot()
-    for index, curve in enumerate(curves):
-        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-        for hypothetical in (False, True):
-            rate, quality = curve.series(metric, hypothetical)
-            if not rate:
-                continue
-            label = curve.codec + (" (hypothetical)" if hypothetical else "")
-            style = "--" if curve.published else ":" if hypothetical else "-"
-            width, size = (1.2, 0) if curve.published else (1.8, 5)
-            axes.plot(rate, quality, style, color=colour, marker=marker, label=label, linewidth=width, markersize=size)
-        bound = curve.bound(metric)
-        if bound is not None:
-            axes.axhline(bound, linestyle=":", color=colour, linewidth=1, label=f"{curve.codec}: autoencoder alone")
-    axes.set_xlabel("bits per pixel, file header included")
-    axes.set_ylabel(TITLES.get(metric, metric))
-    if log_rate:
-        axes.set_xscale("log")
+    seen: list[float] = []
+    for one, (colour, _) in zip(curves, colours([one.codec for one in curves]), strict=True):
+        low, high = common_rates(one, metric) or (1.0, 0.0)
+        high = min(high, max_bpp or high)
+        if low >= high:
+            continue
+        rates = np.geomspace(low, high, STEPS)
+        values = [[value_at(one, image, rate, metric) for image in one.curves] for rate in rates]
+        mean, error = np.array([fmean(at) for at in values]), np.array([BAND * _standard_error(at) for at in values])
+        style = "--" if one.published else ":" if one.codec.endswith("(hypothetical)") else "-"
+        shape = marker(one.codec)
+        axes.plot(rates, mean, style, color=colour, label=one.codec, marker=shape, markevery=6, markersize=4)
+        axes.fill_between(rates, mean - error, mean + error, color=colour, alpha=0.12, linewidth=0)
+        seen += [float(value) for value in mean]
+    if not seen:
+        return None
+    margin = 0.05 * (max(seen) - min(seen))
+    axes.set(title=title, xlabel="bits per pixel, file header included", ylabel=METRICS[metric].title)
+    axes.set(xlim=(0, max_bpp), ylim=(min(seen) - margin, max(seen) + margin))
     axes.grid(True, alpha=0.3)
-    if title:
-        axes.set_title(title)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize="small", framealpha=0.85, edgecolor="none")
+    axes.legend(fontsize="small", framealpha=0.85, edgecolor="none")
     return figure
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -58,27 +71,3 @@ def save_figure(figure: Figure, path: Path) -> None:
     except ValueError as error:
         raise ImageError(f"{path}: {error}") from None
     write_file(path, buffer.getvalue())
-
-
-def plot_files(files: Sequence[Path], out: Path, metric: str = "psnr-rgb", max_bpp: float | None = None) -> None:
-    """Draw the curves of CompressAI-style JSON files to `out`, those that diffpress did not write as published.
-
-    Raises ImageError, also when none has `metric`.
-    max_bpp  where the rate axis ends; None: behind the last point
-    """
-    curves = [curve for file in files for curve in read_curves(file)]
-    for curve in curves:
-        if "diffpress" in curve.published:  # measured by us, as every file we write says
-            curve.codec, curve.published = curve.codec.removesuffix(" (published)"), ""
-    if metric not in metrics_of(curves):
-        raise ImageError(f"no {metric} in these files; they have {', '.join(metrics_of(curves)) or 'no known metric'}")
-    figure = draw(curves, metric)
-    if max_bpp is not None:
-        drawn = [c.series(metric, hypothetical) for c in curves for hypothetical in (False, True)]
-        seen = [quality for curve in drawn for rate, quality in zip(*curve, strict=True) if rate <= max_bpp]
-        if not seen:
-            raise ImageError(f"no point of these files lies below {max_bpp} bpp")
-        margin = 0.05 * (max(seen) - min(seen))
-        figure.axes[0].set_xlim(0, max_bpp)
-        figure.axes[0].set_ylim(min(seen) - margin, max(seen) + margin)
-    save_figure(figure, out)

@@ -1,6 +1,7 @@
 """``python evaluate.py`` from its words to its files."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from pipelines import save_random_pipeline
 from diffpress.codecs import CodecError
 from diffpress.commands.evaluate import main, parser
 from diffpress.data import ImageError
+from diffpress.evaluation.kept import plot_of_files
+from diffpress.evaluation.per_image import PerImage, write_per_image
 from diffpress.evaluation.points import parse_specs
 from diffpress.evaluation.published import read_curves
-from diffpress.evaluation.report.plots import plot_files
+from diffpress.evaluation.report.colours import CODECS, colours
 from diffpress.lightning_modules import ModelError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -26,9 +29,9 @@ def test_evaluates_a_folder(pictures: Path, tmp_path: Path, capsys: pytest.Captu
     text = capsys.readouterr().out
     assert "| jpeg | 2 | anchor" in text
     assert (out / "report.html").is_file()
-    command = json.loads((out / "results.json").read_text())["command"]
-    assert command.startswith("python evaluate.py --codecs jpeg png")
-    assert json.loads((out / "results.json").read_text())["images"] == 2
+    written = json.loads((out / "tables.json").read_text())
+    assert written["command"].startswith("python evaluate.py --codecs jpeg png")
+    assert written["images"] == 2
 
 
 @pytest.mark.parametrize(
@@ -69,38 +72,45 @@ def test_a_command_without_codecs_or_place_says_what_is_missing(capsys: pytest.C
     assert capsys.readouterr().err == "error: -o must name the output folder, or the file for --tables and --plot\n"
 
 
-def test_failures_give_a_status(pictures: Path, tmp_path: Path) -> None:
+def test_failures_give_a_status(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--codecs", "jpeg", "--points", "jpeg:200", "--data", str(pictures), "-o", str(tmp_path / "out")]
     assert main(words) == 1
+    assert "BD-rate" not in capsys.readouterr().out  # there is no anchor
 
 
-def test_plots_published_files(reference: Path, tmp_path: Path) -> None:
-    files = [str(reference / "kodak_curves" / f"{name}.json") for name in ("webp", "vtm")]
-    for suffix in (".png", ".svg"):
-        assert main(["--plot", *files, "-o", str(tmp_path / f"figure{suffix}")]) == 0
-        assert (tmp_path / f"figure{suffix}").stat().st_size > 5000
-    assert main(["--plot", *files, "--max-bpp", "0.5", "-o", str(tmp_path / "low.svg")]) == 0
-    whole, low = ((tmp_path / name).read_text() for name in ("figure.svg", "low.svg"))
-    assert ">0.5<" in low
-    assert ">2.0<" in whole
-    assert ">2.0<" not in low
-    assert main(["--plot", *files, "--max-bpp", "0.001", "-o", str(tmp_path / "no.png")]) != 0
-    assert main(["--plot", *files, "--metric", "lpips", "-o", str(tmp_path / "no.png")]) != 0
-    assert main(["--plot", *files, "-o", str(tmp_path / "no.xyz")]) != 0
+def test_plots_kept_curves(tmp_path: Path) -> None:
+    """Where all images reach the rate, with a band of the mean's error."""
+    for name, factor in (("jpeg", 1.0), ("avif", 0.5)):
+        rates = [factor * rate for rate in (0.1, 0.4, 1.6)]
+        curves = {image: {"bpp": rates, "psnr-rgb": [26.0 + k, 30, 36 + k]} for k, image in enumerate(("x", "y"))}
+        write_per_image(PerImage(name, "photos", "", curves), tmp_path / "out" / "per-image" / f"{name}.json")
+    lines = ["seq_name\trate_bpp\tpsnr_db"]
+    lines += [f"{image}\t{rate}\t{30 + 4 * rate}" for image in "xy" for rate in (0.1, 1)]
+    (tmp_path / "v5.0_image-photos.tsv").write_text("\n".join(lines))
+    words = ["--plot", str(tmp_path / "out"), "--published", str(tmp_path / "v5.0_image-photos.tsv"), "-o"]
+    for name, more in (("whole.svg", []), ("low.svg", ["--max-bpp", "0.5"]), ("f.pdf", []), ("f.png", [])):
+        assert main([*words, str(tmp_path / name), *more]) == 0
+    whole, low = ((tmp_path / name).read_text() for name in ("whole.svg", "low.svg"))
+    words_drawn = {">jpeg<", ">avif<", ">Cool-chic 5.0 (published)<", ">photos, 2 images<"}
+    assert words_drawn <= set(re.findall(">[^<>]+<", whole))
+    assert whole.count('id="FillBetweenPolyCollection') == 3
+    assert "stroke-dasharray" in whole
+    assert ">1.4<" in whole
+    assert ">1.4<" not in low
+    for more in (["--max-bpp", "0.001"], ["--metric", "lpips"]):
+        assert main([*words, str(tmp_path / "no.png"), *more]) != 0
+    assert main([*words, str(tmp_path / "no.xyz")]) != 0
+    mean = {"name": "x", "dataset": "photos", "results": {"bpp": [1], "psnr-rgb": [30]}}
+    (tmp_path / "mean.json").write_text(json.dumps(mean))
+    with pytest.raises(ImageError, match=r"x \(published\) is a mean curve"):
+        plot_of_files([tmp_path / "out"], [tmp_path / "mean.json"], tmp_path / "no.svg")
 
 
-def test_plots_own_metrics_solid_and_others_curves_dashed(tmp_path: Path) -> None:
-    for name, description in (("ours", "3 images, diffpress 0.1.0"), ("theirs", "paper, table 2")):
-        results = {"bpp": [0.1, 0.2, 0.4], "ssim-rgb": [0.5, 0.7, 0.8], "lpips": [0.5, 0.4, 0.3]}
-        curve = {"name": name, "description": description, "results": results}
-        (tmp_path / f"{name}.json").write_text(json.dumps(curve))
-        for metric in ("ssim-rgb", "lpips"):
-            plot_files([tmp_path / f"{name}.json"], tmp_path / f"{name}-{metric}.svg", metric)
-    ours, theirs = ((tmp_path / f"{name}-lpips.svg").read_text() for name in ("ours", "theirs"))
-    assert ">ours<" in ours
-    assert ">theirs (published)<" in theirs
-    assert "stroke-dasharray" not in ours
-    assert "stroke-dasharray" in theirs
+def test_a_codec_has_its_colour_in_every_company() -> None:
+    assert colours(["jpeg", "avif"])[1] == colours(["avif (hypothetical)", "vvc"])[0] == CODECS["avif"]
+    plain, tuned, again = colours(["avif", "avif:tune=iq", "avif:tune=iq (hypothetical)"])
+    assert plain != tuned == again
+    assert colours(["VTM (published)"]) == colours(["VTM"])
 
 
 def test_reads_published_curves(reference: Path) -> None:
@@ -127,9 +137,6 @@ def test_wrong_files_are_explained(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ImageError, match=message):
             read_curves(tmp_path / name)
-    (tmp_path / "d.json").write_text('{"name": "x", "results": {"bpp": [1], "vmaf": [90]}}')
-    with pytest.raises(ImageError, match="no psnr-rgb in these files"):
-        plot_files([tmp_path / "d.json"], tmp_path / "out.png")
 
 
 def test_options_of_a_codec_reach_its_model(tmp_path: Path) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,17 +17,18 @@ from diffpress.codecs import CodecError, get_codec
 from diffpress.data import ImageError, ImageFolder, load_data, read_image, save_image
 from diffpress.evaluation.compare import evaluate
 from diffpress.evaluation.loop import record_path
-from diffpress.evaluation.measure import decode_prefixes, measure_image, read_file
+from diffpress.evaluation.measure import read_file
 from diffpress.evaluation.metrics import learned as learned_metrics
 from diffpress.evaluation.metrics import psnr
+from diffpress.evaluation.per_image import read_per_image
 from diffpress.evaluation.points import parse_specs
-from diffpress.evaluation.published import read_curves
-from diffpress.evaluation.results import average, compressai_json
+from diffpress.evaluation.records import BOUND, write_record
+from diffpress.evaluation.results import average
 from helpers import ROOT, synthetic_photo
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's remarks on worker counts and missing GPUs
 
-TIMES = ("encode_s", "decode_s", "peak_mib")
+TIMES = ("encode_s", "decode_s", "encode_mib", "decode_mib", "peak_mib")
 
 
 def run(folder: Path, out: Path, words: list[str], points: list[str] | None = None, **options: Any) -> Any:
@@ -38,8 +37,9 @@ def run(folder: Path, out: Path, words: list[str], points: list[str] | None = No
 
 
 def table(out: Path) -> list[dict[str, str]]:
-    """results.csv without what a clock or the memory says."""
-    rows = list(csv.DictReader((out / "results.csv").open()))
+    """results.tsv without what a clock or the memory says."""
+    head, *lines = [line.split("\t") for line in (out / "results.tsv").read_text().splitlines()]
+    rows = [dict(zip(head, line, strict=True)) for line in lines]
     return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
 
 
@@ -75,37 +75,6 @@ def test_prefixes_of_one_file_are_points(pictures: Path, tmp_path: Path, bitplan
     assert len(rates) == 3
     assert curve.lossless_point is not None
     assert curve.fingerprint == b"abcd".hex()
-
-
-def test_prefixes_of_a_diffc_file_are_files_that_decode_to_their_points(tmp_path: Path, tiny_prior: Path) -> None:
-    image = synthetic_photo(24, 40)
-    spec = parse_specs(["diffc"], (), {"diffc": str(tiny_prior)})[0]
-    codec = spec.build("cpu")
-    record = measure_image(codec, spec, image, "photo", tmp_path)
-    names = [point.point for point in record.points]
-    assert len(names) >= 3
-    assert names == [*[f"segments={k}" for k in range(1, len(names))], "lossless"]
-    for point in record.points:
-        assert not point.error
-        data = (tmp_path / point.file).read_bytes()
-        assert len(data) == point.num_bytes
-        decoded = codec.decode(read_file(codec, data, 24, 40))
-        value = psnr(decoded, image)
-        assert value == point.scores["psnr-rgb"] or (point.lossless and torch.equal(decoded, image))
-    rates = [point.bpp for point in record.points if not point.lossless]
-    assert rates == sorted(rates)
-
-
-def test_of_a_long_file_every_so_many_segments_are_measured(
-    tmp_path: Path, tiny_prior: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("diffpress.evaluation.measure.PREFIXES", 3)
-    spec = parse_specs(["diffc"], (), {"diffc": str(tiny_prior)})[0]
-    codec = spec.build("cpu")
-    assert codec.max_segments == 7  # type: ignore[attr-defined]
-    record = measure_image(codec, spec, synthetic_photo(24, 40), "photo", tmp_path)
-    assert [point.segments for point in record.points] == [3, 6, 1]
-    assert record.points[-1].lossless
 
 
 def test_a_failing_image_is_reported_and_the_rest_goes_on(pictures: Path, tmp_path: Path, bitplanes: Any) -> None:
@@ -163,15 +132,8 @@ def test_a_killed_run_goes_on_with_any_number_of_processes(pictures: Path, tmp_p
         assert process.returncode == 0, error
     assert len(table(tmp_path / "whole")) == 3 * (3 + 3 + 1)
     assert table(tmp_path / "cut") == table(tmp_path / "whole")
-    cut, whole = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("cut", "whole"))
-    for results in (cut, whole):
-        for key in ("command", "machine", "summary"):
-            del results[key]
-        for codec in results["codecs"]:
-            for point in codec["points"]:
-                for key in ("encoding_time", "decoding_time", "peak_mib"):
-                    del point["values"][key]
-    assert cut == whole
+    cut, whole = (json.loads((tmp_path / name / "tables.json").read_text()) for name in ("cut", "whole"))
+    assert cut["per_image"] == whole["per_image"]
 
 
 def test_other_options_and_damaged_files_are_measured_again(pictures: Path, tmp_path: Path) -> None:
@@ -281,43 +243,27 @@ def test_hypothetical_points_are_flagged_and_stay_out_of_the_curve(
     estimated = [p for p in curve.points if p.hypothetical]
     assert estimated[0].point == "estimate for segments=1"
     assert len(estimated) == 4 + 1
-    assert curve.bound("psnr-rgb") == pytest.approx(48.13, abs=0.5)  # one grey level off
+    (bound,) = [point for point in estimated if point.point == BOUND]
+    assert bound.values["psnr-rgb"] == pytest.approx(48.13, abs=0.5)  # one grey level off
     assert len(curve.series("psnr-rgb")[0]) == 3
     assert len(curve.series("psnr-rgb", hypothetical=True)[0]) == 3
     assert all(row["file"] == "" for row in table(tmp_path / "out") if row["hypothetical"] == "1")
     assert "(hypothetical)" in (tmp_path / "out" / "tables.md").read_text()
-    (written,) = read_curves(tmp_path / "out" / "json" / "bitplanes-hypothetical.json")
-    assert written.series("psnr-rgb") == ([], [])
-    assert written.series("psnr-rgb", hypothetical=True) == curve.series("psnr-rgb", hypothetical=True)
+    (_, written) = read_per_image(tmp_path / "out")
+    assert written.codec == "bitplanes (hypothetical)"
+    assert len(written.series("photo0", "psnr-rgb")[0]) == 3
 
 
 def test_outputs_for_others(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    run(pictures, out, ["jpeg"], ["jpeg:20,50,80"])
-    written = json.loads((out / "json" / "jpeg.json").read_text())
-    assert set(written) == {"name", "description", "dataset", "results"}
-    results = written["results"]
-    assert {"psnr-rgb", "bpp", "encoding_time", "decoding_time"} <= set(results)
-    assert all(len(column) == 3 and all(isinstance(v, float) for v in column) for column in results.values())
-    assert results["bpp"] == sorted(results["bpp"])
-    assert (out / "curves-psnr-rgb.png").stat().st_size > 1000
+    run(pictures, out, ["jpeg"], ["jpeg:5,50,95"])
+    assert (out / "tables.tex").read_text().count("\\toprule") >= 4
     assert (out / "curves-psnr-rgb.svg").read_text().lstrip().startswith("<?xml")
-    everything = json.loads((out / "results.json").read_text())
+    assert (out / "curves-psnr-rgb.pdf").read_bytes().startswith(b"%PDF")
+    everything = json.loads((out / "tables.json").read_text())
     assert everything["command"] == "test"
     assert everything["machine"]["cores"]
     assert float(everything["machine"]["load while measuring"]) >= 0
-
-
-def test_tensorboard_has_curves_and_pictures(pictures: Path, tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    for _ in range(2):
-        run(pictures, tmp_path / "out", ["jpeg", "png"], ["jpeg:20,80"])
-    events = EventAccumulator(str(tmp_path / "out" / "tensorboard"))
-    events.Reload()
-    assert len(events.Scalars("psnr-rgb/jpeg")) == 2  # a second run does not add its own
-    assert "lossless_bpd/png" in events.Tags()["scalars"]
-    assert {"original/photo0", "jpeg/photo0-quality=20"} <= set(events.Tags()["images"])
 
 
 def test_lossless_that_is_not_is_an_error(pictures: Path, tmp_path: Path, bitplanes: Any) -> None:
@@ -351,6 +297,15 @@ def test_words_of_the_command_line(bitplanes: Any) -> None:
         parse_specs(["avif:tempo=9"])[0].build("cpu")
 
 
+def test_a_missing_record_is_a_failure_and_no_image_less(pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("diffpress.evaluation.loop.write_record", lambda record, path: record.image == "photo1" or
+                        write_record(record, path))  # fmt: skip
+    result = run(pictures, tmp_path / "out", ["jpeg"], ["jpeg:20,50,80"])
+    assert result.failures == ["jpeg photo1 all: its record or a file is missing"]
+    assert [(point.images, point.of) for point in result.curves[0].points] == [(2, 3)] * 3
+    assert len(result.per_image[0].curves) == 3
+
+
 def test_averages_leave_out_points_that_images_failed_at() -> None:
     from diffpress.evaluation.records import Measurement, Record
 
@@ -364,7 +319,6 @@ def test_averages_leave_out_points_that_images_failed_at() -> None:
     (curve,) = average(records)
     assert [(p.point, p.images, p.of) for p in curve.points] == [("p", 2, 2), ("q", 1, 2)]
     assert curve.series("psnr-rgb") == ([2.0], [65.0])  # an exact copy counts as 100 dB
-    assert compressai_json(curve, "d")["results"]["bpp"] == [2.0]
 
 
 def test_imagenet64_goes_through_the_loop(tmp_path: Path) -> None:
@@ -378,15 +332,33 @@ def test_imagenet64_goes_through_the_loop(tmp_path: Path) -> None:
     assert result.summary()[0].lossless_bpd == pytest.approx(8, rel=0.02)  # noise does not compress
 
 
-def test_seconds_of_a_prefix_include_waiting_for_the_device() -> None:
-    """A GPU works on when `decode_prefixes` has returned an image; the copy to the CPU waits for it."""
+def test_adding_a_metric_measures_that_metric_alone(pictures: Path, tmp_path: Path, bitplanes: Any) -> None:
+    asked: list[str] = []
 
-    class Slow:
-        def cpu(self) -> torch.Tensor:
-            time.sleep(0.02)
-            return torch.zeros(1)
+    def grey(name: str) -> Any:
+        def metric(decoded: torch.Tensor, original: torch.Tensor) -> float:
+            asked.append(name)
+            return float((decoded.float() - original.float()).mean())
 
-    codec = SimpleNamespace(decode_prefixes=lambda stream, counts: iter([Slow() for _ in counts]))
-    found = decode_prefixes(codec, None, [1, 2])  # type: ignore[arg-type]
-    assert found[1][1] >= 0.02
-    assert found[2][1] >= 0.04
+        return metric
+
+    def measure(*names: str, **options: Any) -> Any:
+        asked.clear()
+        learned = learned_metrics.LearnedMetrics({name: grey(name) for name in names})
+        return run(pictures, tmp_path / "out", ["bitplanes", "jpeg"], ["jpeg:20,50,80"], learned=learned, **options)
+
+    before = {record.codec + record.image: record for record in measure("grey").records}
+    calls = bitplanes.calls
+    result = measure("grey", "other", hypothetical=True)
+    assert bitplanes.calls == calls + 1 + 3  # the warm-up, and an estimate for each image; nothing was coded
+    assert asked.count("grey") == 3  # of the autoencoder alone, a hypothetical point
+    assert asked.count("other") == 3 * (4 + 3) + 3
+    for record in result.records:
+        old = {point.point: point for point in before[record.codec + record.image].points}
+        for point in record.points:
+            if not point.hypothetical:
+                assert point.scores.pop("other") == old[point.point].scores["grey"]
+                assert point == old[point.point]
+    assert measure("grey", "other", hypothetical=True).records
+    assert asked == []
+    assert not any(point.hypothetical for record in measure("grey").records for point in record.points)

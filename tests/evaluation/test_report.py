@@ -13,6 +13,7 @@ import pytest
 
 from diffpress.data import ImageFolder, read_image
 from diffpress.evaluation.compare import evaluate
+from diffpress.evaluation.metrics.learned import LearnedMetrics
 from diffpress.evaluation.points import parse_specs
 from diffpress.evaluation.report.page import write_report
 
@@ -37,7 +38,7 @@ def make_report(pictures: Path, out: Path) -> Path:
         device="cpu",
         published=[out / "old.json"],
         hypothetical=True,
-        notes=["lpips: absent"],
+        learned=LearnedMetrics(notes=["lpips: absent"]),
     )
     write_report(result, out / "report.html")
     return out / "report.html"
@@ -51,6 +52,7 @@ def test_page_is_one_file_that_asks_for_nothing(pictures: Path, tmp_path: Path, 
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S).group(1))  # type: ignore[union-attr]
     assert data["command"].endswith("</script>")
     assert data["notes"][0] == "lpips: absent"
+    assert "<title>pictures-in, 3 images</title>" in text
     assert data["versions"]["torch"]
     assert {p["codec"] for p in data["pictures"]} == {"original", "jpeg", "webp", "bitplanes"}
     jpeg = next(p for p in data["pictures"] if p["codec"] == "jpeg")
@@ -94,7 +96,9 @@ def test_page_in_chromium(pictures: Path, tmp_path: Path, bitplanes: Any) -> Non
 async def check_curves(page: Any) -> None:
     traces = "Number(document.getElementById('plot').dataset.traces)"
     drawn = "document.querySelectorAll('#plot .scatterlayer .trace').length"
-    assert await page.js(traces) == await page.js(drawn) == 5  # three codecs, one estimate, one published
+    assert await page.js(traces) == await page.js(drawn) == 4  # three codecs, one estimate
+    await page.js("document.querySelector('[data-codec^=Old]').click()")
+    assert await page.js(traces) == await page.js(drawn) == 5  # others' mean curves are off until asked for
     assert await page.js("document.getElementById('plot').dataset.bounds") == "1"
     dashes = "Object.fromEntries(document.getElementById('plot').data.map((t) => [t.name, t.line.dash]))"
     solid = dict.fromkeys(("jpeg", "webp", "bitplanes"), "solid")

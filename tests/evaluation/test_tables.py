@@ -12,7 +12,8 @@ from diffpress.codecs import CodecError
 from diffpress.commands.evaluate import main, title
 from diffpress.data import ImageError
 from diffpress.evaluation.bd import bd_rate
-from diffpress.evaluation.compare import tables_of_files
+from diffpress.evaluation.kept import tables_of_files
+from diffpress.evaluation.markup import latex, markdown
 from diffpress.evaluation.per_image import (
     PerImage,
     at_equal_rates,
@@ -26,7 +27,8 @@ from diffpress.evaluation.per_image import (
     write_per_image,
 )
 from diffpress.evaluation.published import read_published
-from diffpress.evaluation.tables import tables, tables_text
+from diffpress.evaluation.results import Curve
+from diffpress.evaluation.tables import parts, summarise, summary_table, tables
 
 EASY = {"bpp": [0.05, 0.1, 0.2, 0.4], "psnr-rgb": [30.0, 33.0, 36.0, 39.0]}
 HARD = {"bpp": [0.2, 0.4, 0.8, 1.6], "psnr-rgb": [24.0, 27.0, 30.0, 33.0]}
@@ -61,9 +63,9 @@ def test_images_that_do_not_reach_a_rate_are_counted() -> None:
     one = codec("a")
     assert reaching(one, 0.1) == {"easy"}
     assert mean_at(one, 0.1, "psnr-rgb") == mean_at(one, 0.1, "psnr-rgb", ["easy"])
-    text = tables_text(tables([one, codec("b", 0.5)], []))
+    text = markdown(parts(tables([one, codec("b", 0.5)], [])))
     assert "| a | 33.00 (1 of 2 images) |" in text
-    assert "0.25 bpp, images that b reaches (1): a 24.97 dB, b 27.97 dB" in text
+    assert "| b | 0.25 | 1 | 27.97 | a | 24.97 |" in text  # where a reaches both images
     lossless = mean_lossless(one)
     assert lossless is not None
     assert (lossless.value, lossless.images) == (2.0, 1)
@@ -81,7 +83,8 @@ def test_bd_rate_is_the_mean_of_the_images() -> None:
     assert (some.rate, some.images, some.of) == (pytest.approx(0), 1, 2)
     assert mean_delta(codec("a"), mixed, rates=(1, 2)) is None
     rows = tables([codec("a"), codec("b", 0.8)], [], anchors=["a"])["per_image"]
-    assert rows[1]["bd_rate"] == [{"anchor": "a", "percent": -20.0, "images": 2}]
+    expected = {"anchor": "a", "percent": -20.0, "over": [27.0, 36.0], "images": 2}
+    assert rows[1]["metrics"]["psnr-rgb"]["bd_rate"] == [expected]
 
 
 def test_mean_curves_have_a_table_of_their_own() -> None:
@@ -97,8 +100,9 @@ def test_mean_curves_have_a_table_of_their_own() -> None:
     own = mean_curve(codec("a"))
     assert own is not None
     expected = bd_rate(*own.series("psnr-rgb"), *published.series("psnr-rgb"))
-    assert data["mean_curves"][1]["bd_rate"] == [{"anchor": "a", "percent": pytest.approx(expected, abs=0.01)}]
-    assert "no equal settings: made for a rate left out" in tables_text(data)
+    (delta,) = data["mean_curves"][1]["metrics"]["psnr-rgb"]["bd_rate"]
+    assert delta == {"anchor": "a", "percent": pytest.approx(expected, abs=0.01), "over": [27.0, 36.0], "images": 1}
+    assert "no equal settings: made for a rate left out" in markdown(parts(data))
     assert tables([codec("a")], [])["mean_curves"] == []
 
 
@@ -118,7 +122,9 @@ def test_tables_from_kept_files(tmp_path: Path, capsys: pytest.CaptureFixture[st
         write_per_image(codec(name, factor), tmp_path / "kept" / f"{name}.json")
     words = ["--tables", str(tmp_path / "kept"), "--anchors", "a", "--rates", "0.3", "-o", str(tmp_path / "t.md")]
     assert main(words) == 0
-    assert "| b | 32.72 | -20.0 % | 2.000 (1 of 2 images) |" in (tmp_path / "t.md").read_text()
+    page = (tmp_path / "t.md").read_text()
+    for line in ("| b | 32.72 |", "| b | -20.0 % (27.0 to 36.0, 2 of 2) |", "| b | 2.000 (1 of 2 images) |"):
+        assert line in page
     written = json.loads((tmp_path / "t.json").read_text())
     assert written["command"].startswith("python evaluate.py --tables")
     assert written["measured_by"]["b"] == "python evaluate.py ..."
@@ -127,6 +133,40 @@ def test_tables_from_kept_files(tmp_path: Path, capsys: pytest.CaptureFixture[st
     write_per_image(PerImage("d", "kodak", "", {}), tmp_path / "kept" / "d.json")
     with pytest.raises(ImageError, match="several data sets, kodak and photos"):
         tables_of_files([tmp_path / "kept"], [], tmp_path / "t.md", "")
+
+
+def test_tables_for_papers(tmp_path: Path) -> None:
+    for name, factor in (("a_1", 1.0), ("b", 0.8)):
+        write_per_image(codec(name, factor), tmp_path / "kept" / f"{name}.json")
+    words = ["--tables", str(tmp_path / "kept"), "--anchors", "a_1", "--rates", "0.3", "-o"]
+    assert main([*words, str(tmp_path / "t.tex")]) == 0
+    tex = (tmp_path / "t.tex").read_text()
+    rows = ["codec & 0.3 bpp", "\\midrule", "a\\_1 & 31.75", "b & 32.72", "\\bottomrule"]
+    assert "\\begin{tabular}{lr}\n\\toprule\n" + "\n".join(rows) in tex.replace(" \\\\\n", "\n")
+    assert "b & -20.0 \\% (27.0 to 36.0, 2 of 2) \\\\" in tex
+    assert (tmp_path / "t.json").is_file()
+    assert main([*words, str(tmp_path / "t.tsv")]) == 0
+    lines = [line.split("\t") for line in (tmp_path / "t.tsv").read_text().splitlines()]
+    assert lines[0] == ["codec", "image", "bpp", "psnr-rgb"]
+    assert lines[1] == ["a_1", "easy", "0.05000", "30.00000"]
+    assert lines[5] == ["a_1", "easy", "6.00000", ""]
+    assert len(lines) == 1 + 2 * (2 * 4 + 1)
+    assert latex(["a & b: 5 %", [["x^2"], ["{\\}"]]]).startswith("a \\& b: 5 \\%\n\n\\begin{tabular}{l}")
+
+
+def test_metrics_that_fall_as_quality_rises() -> None:
+    rates, distances = [0.1, 0.2, 0.4, 0.8], [4.0, 3.0, 2.0, 1.0]
+    curves = [{"bpp": [factor * rate for rate in rates], "butteraugli": distances} for factor in (1, 0.5)]
+    a, b = (PerImage("", "", "", {"x": curve}) for curve in curves)
+    delta = mean_delta(a, b, "butteraugli")
+    assert delta is not None
+    assert (delta.rate, delta.quality, delta.over) == (pytest.approx(-50), pytest.approx(-1), (1.0, 4.0))
+
+
+def test_a_summary_without_anchor_has_no_columns_for_one() -> None:
+    (head, row) = summary_table(summarise([Curve("x")], [], ""), "")
+    assert not any("BD" in title for title in head)
+    assert len(head) == len(row)
 
 
 def test_published_curves_are_refused_beside_other_images(tmp_path: Path) -> None:
