@@ -1,9 +1,9 @@
-"""The file format: a Stream to bytes and back, checked, in at most 18 bytes plus 1 % (docs/format.md is the reference).
+"""The file format: a Stream to bytes and back, checked, in at most 18 bytes plus 1 % (see docs/format.md).
 
-Layout: magic (2), version and codec number (1), model fingerprint (4), length of what follows the header (LEB128), height
-and width (LEB128), number of segments (LEB128), codec parameters (a fixed number of bytes per codec), then the segments
-and, where the header announces them, attachments.  Neighbouring segments form a group until it holds GROUP_BYTES; behind
-each group stands a CRC over header and group, so that small segments share one.
+Layout: magic (2), version and codec number (1), model fingerprint (4), length of what follows the header (LEB128),
+height and width (LEB128), number of segments (LEB128), codec parameters (a fixed number of bytes per codec), then the
+segments and, where the header announces them, attachments.  Neighbouring segments form a group until it holds
+GROUP_BYTES; behind each group stands a CRC over header and group, so that small segments share one.
 A codec that can tell a segment's size from its first bytes and the header (SelfDelimiting) has its segments stored
 bare; others get their length in front, as LEB128.  Codec numbers and their parameter bytes are in registry.py.
 

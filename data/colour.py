@@ -143,5 +143,6 @@ def _transform(profile: bytes) -> tuple[str, str, ImageCms.ImageCmsTransform | N
         return mode, name, transform
     levels = np.linspace(0, 255, 18).round().astype(np.uint8)
     grid = np.stack(np.meshgrid(*[levels] * 3), -1).reshape(1, -1, 3) if mode == "RGB" else levels[None]
-    moved = np.asarray(transform.apply(Image.fromarray(grid))).astype(int) - (grid if mode == "RGB" else grid[..., None])
+    before = Image.fromarray(grid)
+    moved = np.asarray(transform.apply(before)).astype(int) - np.asarray(before.convert("RGB"))
     return mode, name, transform if abs(moved).max() > _SAME else None

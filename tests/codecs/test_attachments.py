@@ -1,4 +1,4 @@
-"""What goes with a picture: transparency to the last bit, metadata to the last byte, limits on what a file may ask for."""
+"""What goes with a picture: transparency and metadata to the last bit, and limits on what a file may ask for."""
 
 from __future__ import annotations
 
