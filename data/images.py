@@ -22,6 +22,7 @@ import glob
 import io
 import os
 import tempfile
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -30,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageColor, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageColor, PngImagePlugin, UnidentifiedImageError
 
 from .colour import ImageError, Picture, to_picture
 
@@ -101,8 +102,13 @@ def read_array(path: str | os.PathLike[str]) -> np.ndarray:
 def _read(path: str | os.PathLike[str], keep_profile: bool = False) -> Picture:
     _load_plugins()
     try:
-        with Image.open(path) as image:
-            return to_picture(image, keep_profile)
+        with warnings.catch_warnings(record=True) as warned:  # what Pillow says of EXIF goes into the notes
+            warnings.simplefilter("always")
+            with Image.open(path) as image:
+                picture = to_picture(image, keep_profile)
+        if any("EXIF" in str(one.message) for one in warned):
+            picture.notes.append("unreadable EXIF ignored")
+        return picture
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -144,38 +150,41 @@ def save_image(image: torch.Tensor, path: str | os.PathLike[str], **options: Any
 def save_photo(photo: Photo, path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Write `photo` to `path`, WebP without loss; returns what the format of its suffix cannot hold.
 
-    PNG, WebP and TIFF hold everything; for others, transparency is composited over white.  Raises ImageError.
+    PNG, WebP and TIFF hold everything, JPEG metadata; transparency is composited over white where it cannot be kept.
+    Raises ImageError.
     """
     path, picture = Path(path), to_pil(photo.image)
     image_format = _format(path)
-    options: dict[str, Any] = {"lossless": True} if image_format == "WEBP" else {}
-    if image_format in ("PNG", "WEBP", "TIFF"):
-        if photo.alpha is not None:
-            picture.putalpha(Image.fromarray(photo.alpha.numpy()))
-            options |= {"exact": True} if image_format == "WEBP" else {}
-        _save(picture, path, options | _metadata_options(image_format, photo.metadata))
-        return ()
-    left_out = [name.upper() for name in photo.metadata]
-    if photo.alpha is not None:
+    options: dict[str, Any] = {"lossless": True, "exact": True} if image_format == "WEBP" else {}
+    left_out = []
+    if photo.alpha is not None and image_format in ("PNG", "WEBP", "TIFF"):
+        picture.putalpha(Image.fromarray(photo.alpha.numpy()))
+    elif photo.alpha is not None:
         picture = Picture(picture, Image.fromarray(photo.alpha.numpy())).over("white")
-        left_out.insert(0, "transparency")
+        left_out.append("transparency")
+    if image_format in ("PNG", "WEBP", "TIFF", "JPEG"):
+        options |= _metadata_options(image_format, photo.metadata)
+    else:
+        left_out += [name.upper() for name in photo.metadata]
     _save(picture, path, options)
-    return tuple(f"{path.suffix} holds no {what} here" for what in left_out)
+    return (f"{path.suffix} holds no {', '.join(left_out)}",) if left_out else ()
 
 
 def _metadata_options(image_format: str, metadata: Mapping[str, bytes]) -> dict[str, Any]:
     """`metadata` as Pillow's writer of a format takes them."""
-    names = {"exif": "exif", "icc": "icc_profile"} | ({"xmp": "xmp"} if image_format == "WEBP" else {})
-    options: dict[str, Any] = {names[name]: data for name, data in metadata.items() if name in names}
-    if image_format == "PNG" and "xmp" in metadata:
+    names = {"exif": "exif", "icc": "icc_profile", "xmp": "xmp"}
+    options: dict[str, Any] = {names[name]: data for name, data in metadata.items()}
+    xmp = options.pop("xmp", b"") if image_format in ("PNG", "TIFF") else b""
+    if image_format == "PNG" and xmp:
         options["pnginfo"] = PngImagePlugin.PngInfo()
-        options["pnginfo"].add_itxt("XML:com.adobe.xmp", metadata["xmp"].decode("utf-8", "replace"))
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
     if image_format == "TIFF":
-        options["compression"] = "tiff_deflate"
-        if "xmp" in metadata:
-            options["tiffinfo"] = TiffImagePlugin.ImageFileDirectory_v2()
-            options["tiffinfo"].tagtype[700] = 1  # bytes
-            options["tiffinfo"][700] = metadata["xmp"]
+        tags = Image.Exif()
+        with contextlib.suppress(Exception):  # Pillow raises whatever its parser runs into
+            tags.load(metadata.get("exif", b""))
+        if xmp:
+            tags[700] = xmp
+        options |= {"compression": "tiff_deflate", "exif": tags}
     return options
 
 

@@ -137,10 +137,10 @@ def _command(given: dict[str, Any]) -> int:
         name, given["model"], given["device"], routed, given["captions"], given["caption_model"], given["background"],
         bool(given["metadata"]), bool(given["verify"]), bool(given["resume"]), bool(given["force"]),
     )  # fmt: skip
-    planned = plan(inputs, partial(list_images, recursive=True), own.suffix, given["out"],
-                   settings.force or settings.resume)  # fmt: skip
     number, shards = _shard(given["shard"])
-    jobs = planned.jobs[number::shards]
+    planned = plan(inputs, partial(list_images, recursive=True), own.suffix, given["out"],
+                   settings.force or settings.resume, (number, shards))  # fmt: skip
+    jobs = planned.jobs
     if planned.folder is None and (settings.resume or shards > 1):
         raise UsageError("--resume and --shard are for several images into one folder; name it with -o")
     processes = given["jobs"] or default_processes(len(jobs), own.takes_model, given["device"])

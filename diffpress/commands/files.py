@@ -36,7 +36,8 @@ def list_files(entry: str) -> list[Path]:
 
 
 def plan(
-    inputs: Sequence[str], listing: Callable[[str], list[Path]], suffix: str, out: Path | None, force: bool
+    inputs: Sequence[str], listing: Callable[[str], list[Path]], suffix: str, out: Path | None, force: bool,
+    shard: tuple[int, int] = (0, 1),
 ) -> Plan:
     """What is read and where it goes.
 
@@ -46,6 +47,7 @@ def plan(
     suffix alone, each keeps its own: PHOTO.jpg.dfc.
 
     listing  the files that one of the inputs names
+    shard    (number from 0, count): of all jobs every count-th
     Raises UsageError before anything is written: for two inputs of one name, for a file that exists without `force`,
     and for one that would replace an input.
     """
@@ -72,10 +74,14 @@ def plan(
             raise UsageError(f"{out} is a file, and this takes a folder")
     if not jobs:
         raise UsageError(f"{', '.join(inputs)}: nothing to read")
-    _check(jobs, force)
+    _check(jobs)
+    mine = list(jobs.items())[shard[0] :: shard[1]]
+    for _, target in mine:
+        if target.exists() and not force:
+            raise UsageError(f"{target} exists; name another place with -o, or overwrite it with --force")
     many = len(jobs) > 1 or bool(folders)
     single = folders.pop() if len(folders) == 1 and len(inputs) == 1 else None
-    return Plan(list(jobs.items()), (out or single) if many else None)
+    return Plan(mine, (out or single) if many else None)
 
 
 def _beside(folder: Path, suffix: str) -> Path:
@@ -83,7 +89,7 @@ def _beside(folder: Path, suffix: str) -> Path:
     return whole.with_name(whole.name + suffix.replace(".", "-"))
 
 
-def _check(jobs: dict[Path, Path], force: bool) -> None:
+def _check(jobs: dict[Path, Path]) -> None:
     inputs = {source.resolve() for source in jobs}
     seen: dict[Path, Path] = {}
     for source, target in jobs.items():
@@ -92,5 +98,3 @@ def _check(jobs: dict[Path, Path], force: bool) -> None:
         seen[target] = source
         if target.resolve() in inputs:
             raise UsageError(f"{target} is an input and is never overwritten; name another place with -o")
-        if target.exists() and not force:
-            raise UsageError(f"{target} exists; name another place with -o, or overwrite it with --force")
