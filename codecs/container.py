@@ -200,7 +200,8 @@ def read(data: bytes, codec: Any = None, *, max_pixels: int = MAX_PIXELS) -> Str
             raise DamagedFile("the file is damaged behind its last segment", replace(stream, note=note))
         stream, position = replace(stream, attachments=attachments), len(view)
     if position != len(data):
-        raise CodecError(f"the file goes on for {len(data) - position} bytes after its last segment")
+        why = f"the file goes on for {len(data) - position} bytes after its end"
+        raise DamagedFile(why, replace(stream, note=f"{why}, which were left out"))
     return stream
 
 

@@ -208,7 +208,9 @@ def _save(picture: Image.Image, path: Path, options: dict[str, Any]) -> None:
 
 
 def write_file(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write `data` to `path` through a temporary file beside it and a rename: readers never see half a file.
+    """Write `data` to `path` through a temporary file beside it and a rename: nobody ever sees half a file there.
+
+    The data are on the disk before the rename, so that a machine that loses its power keeps the old file or the new.
 
     Missing folders are made.  Raises ImageError when the place cannot be written.
     """
@@ -219,6 +221,8 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
             umask = os.umask(0)
             os.umask(umask)
             os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only the owner can read
