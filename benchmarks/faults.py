@@ -1,6 +1,6 @@
 """Folders of photos compressed while things go wrong: docs/results/reliability.md.
 
-    python benchmarks/faults.py kill --photos 1000 --kills 20
+    python benchmarks/faults.py kill --photos 1000 --kills 20 --codec webp
     python benchmarks/faults.py disk        # a full disk and a read-only one; mounts a tmpfs, so it needs root
     python benchmarks/faults.py jobs        # two processes beside one with two threads
 
@@ -33,14 +33,17 @@ def photos(folder: Path, count: int, side: int) -> None:
     """Smooth pictures with noise, in ten sub-folders."""
     rng = torch.Generator().manual_seed(0)
     for number in range(count):
-        smooth = torch.nn.functional.interpolate(torch.rand(1, 3, 4, 4, generator=rng) * 255, (side, side), mode="bicubic")
+        coarse = torch.rand(1, 3, 4, 4, generator=rng) * 255
+        smooth = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic")
         image = (smooth[0] + 5 * torch.randn(3, side, side, generator=rng)).round().clamp(0, 255).byte()
         save_image(image, folder / str(number % 10) / f"{number}.png")
 
 
-def command(source: Path, out: Path, *more: str, model: str = str(MODEL)) -> list[str]:
-    words = ["-o", str(out), "--model", model, "--device", "cpu", *more]
-    return [sys.executable, str(ROOT / "compress.py"), str(source), *words]
+DIFFC = ("--model", str(MODEL), "--device", "cpu", "--bpp", "2")
+
+
+def command(source: Path, out: Path, *more: str) -> list[str]:
+    return [sys.executable, str(ROOT / "compress.py"), str(source), "-o", str(out), *more]
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -57,7 +60,8 @@ def check(out: Path, whole: Path) -> str:
     """One sentence about `out`, which should be as `whole`."""
     ours, theirs = files(out), files(whole)
     left = [name for name in ours if name.endswith(".tmp")]
-    ours, theirs = ({name: one for name, one in of.items() if name.endswith(".dfc")} for of in (ours, theirs))
+    ours, theirs = ({name: one for name, one in of.items()
+                     if not name.startswith("manifest") and name not in left} for of in (ours, theirs))
     listed = {str(one["file"]): one["sha256"] for one in manifest(out)}
     words = [f"files {'the same' if ours == theirs else 'DIFFERENT'}",
              f"manifest {'the same' if manifest(out) == manifest(whole) else 'DIFFERENT'}",
@@ -65,10 +69,10 @@ def check(out: Path, whole: Path) -> str:
     return ", ".join(words)
 
 
-def kill(work: Path, count: int, kills: int, seed: int) -> None:
+def kill(work: Path, count: int, kills: int, seed: int, codec: str) -> None:
     """A run with two processes, killed and resumed."""
     photos(work / "photos", count, 32)
-    words = ("--bpp", "2", "--jobs", "2")
+    words = ("--codec", codec, "--jobs", "2", *(DIFFC if codec == "diffc" else ()))
     start = time.perf_counter()
     subprocess.run(command(work / "photos", work / "whole", *words), check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - start
@@ -78,7 +82,7 @@ def kill(work: Path, count: int, kills: int, seed: int) -> None:
     for number in range(kills):
         run = subprocess.Popen(command(work / "photos", work / "out", *words, "--resume"), stdout=subprocess.DEVNULL,
                                start_new_session=True)  # fmt: skip
-        time.sleep(rng.uniform(0.3, 1.0) * 2 * seconds / kills + (0 if number % 4 == 3 else 4))
+        time.sleep(rng.uniform(0.2, 0.9) * seconds)
         if number % 2:
             os.killpg(run.pid, signal.SIGKILL)  # all of them
         else:
@@ -86,8 +90,9 @@ def kill(work: Path, count: int, kills: int, seed: int) -> None:
         run.wait()
         done = files(work / "out") if (work / "out").is_dir() else {}
         whole = files(work / "whole")
-        half_written += sum(digest != whole[name] for name, digest in done.items() if name.endswith(".dfc"))
-        print(f"kill {number + 1}: {sum(name.endswith('.dfc') for name in done)} files", flush=True)
+        written = [name for name in done if name in whole and not name.startswith("manifest")]
+        half_written += sum(done[name] != whole[name] for name in written)
+        print(f"kill {number + 1}: {len(written)} files", flush=True)
     run = subprocess.run(command(work / "photos", work / "out", *words, "--resume"), capture_output=True, text=True)
     print(f"last run: exit code {run.returncode}, {run.stdout.count('there already')} files there already; "
           f"{half_written} half-written under a final name")  # fmt: skip
@@ -97,7 +102,7 @@ def kill(work: Path, count: int, kills: int, seed: int) -> None:
 def disk(work: Path) -> None:
     """A disk that fills up, then a read-only one, then room again."""
     photos(work / "photos", 60, 64)
-    words = ("--bpp", "6", "--jobs", "1")
+    words = ("--jobs", "1", *DIFFC[:-1], "6")
     subprocess.run(command(work / "photos", work / "whole", *words), check=True, stdout=subprocess.DEVNULL)
     small = work / "small"
     small.mkdir()
@@ -106,7 +111,8 @@ def disk(work: Path) -> None:
         for state, more in (("full", ()), ("read-only", ("ro",)), ("room", ("rw", "size=10m"))):
             if more:
                 subprocess.run(["mount", "-o", ",".join(["remount", *more]), str(small)], check=True)
-            run = subprocess.run(command(work / "photos", small / "out", *words, "--resume"), capture_output=True, text=True)
+            again = command(work / "photos", small / "out", *words, "--resume")
+            run = subprocess.run(again, capture_output=True, text=True)
             whole = files(work / "whole")
             wrong = sum(digest != whole[name] for name, digest in files(small / "out").items() if name.endswith(".dfc"))
             said = run.stderr.strip().splitlines()[-1:] or [""]
@@ -125,12 +131,14 @@ def jobs(work: Path, count: int) -> None:
             start = time.perf_counter()
             if words:
                 run = subprocess.run(
-                    command(work / "photos", work / f"two{turn}", "--preset", "fast", "--bpp", "0.5", *words,
-                            model="diffc-pixel"), check=True, stdout=subprocess.DEVNULL)  # fmt: skip
+                    command(work / "photos", work / f"two{turn}", "--preset", "fast", "--bpp", "0.5", *words),
+                    check=True, stdout=subprocess.DEVNULL,
+                )  # fmt: skip
             else:
                 script = ("import sys, torch; from diffpress.codecs import container, get_codec\n"
                           "from diffpress.data import read_image; from diffpress.lightning_modules import load_model\n"
-                          "torch.set_num_threads(2); codec = get_codec('diffc', model=load_model('diffc-pixel'), preset='fast')\n"
+                          "torch.set_num_threads(2)\n"
+                          "codec = get_codec('diffc', model=load_model('diffc-pixel'), preset='fast')\n"
                           "for name in sys.argv[1:]: container.write(codec.encode(read_image(name), bpp=0.5), codec)")
                 run = subprocess.run([sys.executable, "-c", script, *map(str, sources)], check=True, cwd=ROOT)
             seconds = time.perf_counter() - start
@@ -144,10 +152,11 @@ def main() -> None:
     p.add_argument("--photos", type=int, default=50)
     p.add_argument("--kills", type=int, default=5)
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--codec", choices=["diffc", "webp"], default="diffc")
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as work:
         if a.what == "kill":
-            kill(Path(work), a.photos, a.kills, a.seed)
+            kill(Path(work), a.photos, a.kills, a.seed, a.codec)
         elif a.what == "disk":
             disk(Path(work))
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 from rich.progress import Progress
 
@@ -12,12 +12,14 @@ from ..codecs import CodecError
 from ..evaluation.correlation import correlate, latent_distance, psnr_metric, read_opinions
 from ..evaluation.metrics.learned import SET_METRICS, load_metrics
 from ..lightning_modules import load_model
-from .errors import run
+from .errors import UsageError, run
 
 
 def parser() -> ArgumentParser:
     """The command line."""
-    p = ArgumentParser(prog="correlate", description="Spearman correlation of metrics with opinion scores.")
+    p = ArgumentParser(
+        prog="correlate", exit_on_error=False, description="Spearman correlation of metrics with opinion scores."
+    )
     p.add_argument("folder", type=Path, help="Train_Ref/, Train_Label/ and folders of distorted images, as in PIPAL")
     p.add_argument("--metrics", nargs="*", default=["lpips", "dists"], help="learned metrics to include")
     p.add_argument("--model", type=str | None, help="latent model whose autoencoder's distance is included")
@@ -27,9 +29,12 @@ def parser() -> ArgumentParser:
 
 def main(args: list[str] | None = None) -> int:
     """Print one line per metric; returns the exit status."""
-    a = parser().parse_args(args)
 
     def action() -> int:
+        try:
+            a = parser().parse_args(args)
+        except ArgumentError as error:
+            raise UsageError(str(error)) from None
         for name in set(a.metrics) & set(SET_METRICS):
             raise CodecError(f"{name} scores sets of images, and opinions are about one")
         opinions = read_opinions(a.folder)

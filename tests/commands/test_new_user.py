@@ -139,6 +139,9 @@ WRONG = [
     (["train.py", "fit"], "name a recipe with -c"),
     (["train.py", "fit", "-c", "absent.yaml"], "absent.yaml"),
     (["train.py", "export", "photo.png"], "folder"),
+    (["train.py", "export", "photo.png", "folder"], "photo.png is damaged, or no checkpoint\n"),
+    (["correlate", "folder", "--nope"], "--nope"),
+    (["data", "download-kodak", "--nope"], "--nope"),
     (["calibrate.py", "--data", "photos"], "--model must name what to calibrate"),
     (["calibrate.py", "--pyramid", "true"], "no option takes the word true"),
     (["calibrate.py", "--model", "diffc-pixel"], "--data must name a folder of photos"),
@@ -150,11 +153,14 @@ def test_a_wrong_command_says_one_sentence(
     here: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     from diffpress.commands.calibrate import main as calibrate
+    from diffpress.commands.correlate import main as correlate
+    from diffpress.commands.data import main as data
     from diffpress.commands.train import main as train
 
     (here / "empty").mkdir()
     (here / "wrong.yaml").write_text("bbp: 1\n")
-    mains = {"compress.py": compress, "decompress.py": decompress, "calibrate.py": calibrate, "train.py": train}
+    mains = {"compress.py": compress, "decompress.py": decompress, "calibrate.py": calibrate, "train.py": train,
+             "correlate": correlate, "data": data}  # fmt: skip
     command = mains[words[0]]
     assert command(words[1:]) == (1 if "neither" in message else 2)
     said = capsys.readouterr()
