@@ -82,7 +82,7 @@ def kill(work: Path, count: int, kills: int, seed: int, codec: str) -> None:
     for number in range(kills):
         run = subprocess.Popen(command(work / "photos", work / "out", *words, "--resume"), stdout=subprocess.DEVNULL,
                                start_new_session=True)  # fmt: skip
-        time.sleep(rng.uniform(0.2, 0.9) * seconds)
+        _wait(run, work / "out" / "manifest.jsonl", rng.randint(0, 2 * count // kills), rng)
         if number % 2:
             os.killpg(run.pid, signal.SIGKILL)  # all of them
         else:
@@ -97,6 +97,14 @@ def kill(work: Path, count: int, kills: int, seed: int, codec: str) -> None:
     print(f"last run: exit code {run.returncode}, {run.stdout.count('there already')} files there already; "
           f"{half_written} half-written under a final name")  # fmt: skip
     print(check(work / "out", work / "whole"))
+
+
+def _wait(run: subprocess.Popen[bytes], path: Path, lines: int, rng: random.Random) -> None:
+    """Until `run` has added so many lines to the manifest and a moment more; without lines, a moment from its start."""
+    before = path.read_bytes().count(b"\n") if path.is_file() else 0
+    while lines and run.poll() is None and (not path.is_file() or path.read_bytes().count(b"\n") < before + lines):
+        time.sleep(0.005)
+    time.sleep(rng.uniform(0, 0.1 if lines else 10))
 
 
 def disk(work: Path) -> None:

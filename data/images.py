@@ -119,7 +119,7 @@ def _read(path: str | os.PathLike[str], keep_profile: bool = False) -> Picture:
         raise ImageError(f"{path}: not an image in a format that Pillow reads") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{path}: more pixels than Pillow's limit of {2 * (Image.MAX_IMAGE_PIXELS or 0)}") from None
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+    except Exception as error:  # damaged files raise whatever Pillow's readers stumble over
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{path}: cannot be read as an image ({reason})") from None
 

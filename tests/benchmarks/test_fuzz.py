@@ -23,9 +23,9 @@ def fuzz() -> Any:
     return module
 
 
-@pytest.mark.parametrize(("codec", "cases"), [("diffc", 100), ("uqdm", 200), ("bitsback", 200)])
+@pytest.mark.parametrize(("codec", "cases"), [("diffc", 100), ("uqdm", 100), ("bitsback", 100)])
 def test_decoders(fuzz: Any, codec: str, cases: int) -> None:
-    corpus = [one for one in fuzz.samples(codec) if one.codec.name != "diffc" or one.stream.header.height < 40]
+    corpus = fuzz.samples(codec, 4)
     counts = Counter(fuzz.decode_case(corpus, 1, number) for number in range(cases))
     assert set(counts) <= {"refused", "whole", "partly", "anything"}, counts
     assert counts["refused"] > cases / 2
@@ -40,9 +40,8 @@ def test_readers(fuzz: Any, reader: str) -> None:
 
 
 def test_what_is_wrong_is_noticed(fuzz: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    corpus = fuzz.samples("uqdm")
-    monkeypatch.setattr(fuzz.container, "_checksum", lambda head, group: bytes(fuzz.container._checksum_bytes(group)))
-    monkeypatch.setattr(fuzz, "mutated", lambda data, other, rng: data[:-1] + bytes([rng.randrange(255)]))
-    for sample in corpus[:1]:
-        blind = fuzz.replace(sample, data=fuzz.container.write(sample.stream, sample.codec), image=sample.image ^ 1)
-        assert fuzz.decode_case([blind], 0, 1) != "whole"
+    (sample,) = fuzz.samples("uqdm", 1)[:1]
+    monkeypatch.setattr(fuzz, "mutated", lambda data, other, rng: data)
+    assert fuzz.decode_case([sample], 0, 1) == "whole"
+    another = fuzz.replace(sample, image=sample.image ^ 1)
+    assert fuzz.decode_case([another], 0, 1) == "WRONG: another picture without a note"
