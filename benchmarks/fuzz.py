@@ -221,7 +221,7 @@ def image_case(corpus: list[bytes], seed: int, number: int) -> str:
     rng = random.Random(f"{seed}/{number}")
     data = mutated(rng.choice(corpus), rng.choice(corpus), rng)
     try:
-        photo = read_photo(io.BytesIO(data), keep_metadata=bool(number % 2))  # type: ignore[arg-type]
+        photo = read_photo(io.BytesIO(data), keep_metadata=bool(number % 2))
     except ImageError as error:
         return "refused" if str(error) and "\n" not in str(error) else "WRONG: an error without a sentence"
     return "read" if photo.image.dtype == torch.uint8 else "WRONG: no image"

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import io
+import logging
 import os
 import tempfile
 import warnings
@@ -27,7 +28,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -41,6 +42,9 @@ SUFFIXES = frozenset([
     ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga",
 ])
 # fmt: on
+
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it says of damaged files is in the exceptions
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Photo:
 
 
 def read_photo(
-    path: str | os.PathLike[str], *, background: str | None = None, keep_metadata: bool = False
+    path: str | os.PathLike[str] | IO[bytes], *, background: str | None = None, keep_metadata: bool = False
 ) -> Photo:
     """The image in the file `path`; raises ImageError as `read_image` does, and for a `background` that is no colour.
 
@@ -99,7 +103,7 @@ def read_array(path: str | os.PathLike[str]) -> np.ndarray:
     return np.array(_read(path).over("white"))
 
 
-def _read(path: str | os.PathLike[str], keep_profile: bool = False) -> Picture:
+def _read(path: str | os.PathLike[str] | IO[bytes], keep_profile: bool = False) -> Picture:
     _load_plugins()
     try:
         with warnings.catch_warnings(record=True) as warned:  # what Pillow says of EXIF goes into the notes

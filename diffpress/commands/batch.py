@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .coding import Done, Job, Settings, Tick
+from .coding import Done, Entry, Job, Settings, Tick
 from .manifest import Manifest
 from .processes import Result, Task, in_processes, in_this_process
 
@@ -66,7 +66,7 @@ def run_batch(
                 else:
                     failures.append(what if what.startswith(f"{job[0]}: ") else f"{job[0]}: {what}")
                 if manifest is not None:
-                    manifest.add(_entry(manifest, job, what))
+                    manifest.add(_entry(manifest, job, what))  # which leaves out what it knows
         finally:
             results.close()
             for line in failures:
@@ -97,7 +97,7 @@ def _alone(tasks: Iterator[Task], settings: Settings, tick: Tick, count: int) ->
         torch.set_num_threads(threads)
 
 
-def _entry(manifest: Manifest, job: Job, what: Done | str) -> dict[str, object]:
+def _entry(manifest: Manifest, job: Job, what: Done | str) -> Entry:
     source, target = job
     names = {"source": str(source), "file": os.path.relpath(target, manifest.path.parent)}
     return names | (what.entry if isinstance(what, Done) else {"status": "failed", "error": what})

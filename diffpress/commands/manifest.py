@@ -47,7 +47,9 @@ class Manifest:
             os.close(handle)
 
     def add(self, entry: Entry) -> None:
-        """Append a line, on the disk before this returns; raises OSError."""
+        """Append a line, unless it is known already; it is on the disk before this returns.  Raises OSError."""
+        if self.known.get(entry["file"]) == entry:
+            return
         line = json.dumps(entry).encode() + b"\n"
         size = os.fstat(self.handle).st_size
         if size and os.pread(self.handle, 1, size - 1) != b"\n":  # half a line of a process that was killed
