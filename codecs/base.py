@@ -45,7 +45,7 @@ class Stream:
 
     `total` is the number of segments the file announces when it holds fewer because it was cut; `note` then says what
     is missing.  Neither is written.  `native` marks a complete file of a foreign format (JPEG, PNG, ...) that gets no
-    container around it.
+    container around it.  `attachments` are what goes with the picture, (kind, bytes) each: attachments.py.
     """
 
     header: Header
@@ -53,6 +53,7 @@ class Stream:
     native: bool = False
     total: int | None = None
     note: str = field(default="", compare=False)
+    attachments: tuple[tuple[int, bytes], ...] = ()
 
     @property
     def announced(self) -> int:

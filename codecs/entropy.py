@@ -249,9 +249,10 @@ class BitStack:
         """A stack with `words` [N], uint32, as its content.
 
         sealed  True: `words` are any bits at all, which `bottom` gives back; False: they are what `words()` of another
-                stack returned
+                stack returned; raises CodecError for words that no stack returns
         """
-        self._coder = _stack.AnsCoder(np.ascontiguousarray(words, np.uint32), seal=sealed)
+        with _damage_as_codec_error():
+            self._coder = _stack.AnsCoder(np.ascontiguousarray(words, np.uint32), seal=sealed)
 
     def push(self, symbols: Ints, means: Floats, stds: Floats, low: int, high: int) -> None:
         """Put integers [N] in low..high on the stack, the n-th under N(means[n], stds[n]^2); raises CodecError."""

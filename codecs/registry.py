@@ -34,7 +34,7 @@ CODECS = {
 class ModelCodec(NamedTuple):
     """What else belongs to a codec that works with a model and writes files of our format (docs/format.md).
 
-    file_number      what a file calls the codec, 1 to 15
+    file_number      what a file calls the codec, 1 to 7
     parameter_bytes  length of Header.params
     default_model    shipped model that it takes unless told otherwise
     """

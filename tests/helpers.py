@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import torch
+
+from diffpress.commands.coding import Done
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -15,3 +19,16 @@ def synthetic_photo(height: int, width: int, seed: int = 0) -> torch.Tensor:
     y, x = torch.linspace(0, 3, height)[:, None], torch.linspace(0, 3, width)[None, :]
     planes = [120 + 60 * torch.sin(x + k + y * (k + 1) / 2) + 30 * (x > 1.3) for k in range(3)]
     return (torch.stack(planes) + 3 * torch.randn(3, height, width, generator=rng)).round().clamp(0, 255).byte()
+
+
+class EndsAtC:
+    """Settings of a batch (diffpress/commands/coding.py) whose work ends its process at files called c."""
+
+    def open(self) -> EndsAtC:
+        return self
+
+    def __call__(self, source: Path, target: Path, known: object, tick: object) -> Done:
+        if source.stem == "c":
+            os.kill(os.getpid(), signal.SIGKILL)
+        target.write_text(f"{source.stem} by one of {torch.get_num_threads()} threads")
+        return Done(f"{source} -> {target}", 1, 1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from .codec_options import ENDING, codec_options, loading_options, merged, model_options, route
@@ -13,6 +15,8 @@ from .option import Option
 from .signatures import codec_places
 
 CODEC = Option("codec", "str", "diffc")
+RATES = ("bpp", "segments", "lossless")  # options that say how large a file may be
+DEFAULT_BPP = 1.0
 COMMON = ("bpp", "segments", "lossless", "preset")  # of the codecs' own options, those that stand on top of the help
 PROMPTS = [
     Option("captions", "Path", help="a prompt for each image: a file of lines NAME<tab>TEXT, or of JSON"),
@@ -40,6 +44,19 @@ def parser() -> CommandLine:
         Option("config", "Path", help="YAML file with any of these options; options on the command line override it"),
         Option("force", "bool", help="overwrite existing files"),
     ], {"out": ("-o", "--output-dir")})  # fmt: skip
+    p.add_options("photographs", [
+        Option("background", "str", help="composite transparency over this colour, a name or #rrggbb; if not given, "
+               "files of our format keep it, and others have it over white"),
+        Option("metadata", "str", help="keep: EXIF, XMP and colour profile go into the file; if not given, colours are "
+               "converted to sRGB and the rest is left out", choices=("keep",)),
+    ])  # fmt: skip
+    p.add_options("folders", [
+        Option("jobs", "int", help="processes, one thread each; with several files, if not given, as many as pay"),
+        Option("resume", "bool", help="go on where a run into the same folder ended: files that are done are checked "
+               "and skipped"),
+        Option("verify", "bool", help="decode every file in a fresh process before it is written, and record its PSNR"),
+        Option("shard", "str", help="I/N: of all files every N-th from the I-th on, for N machines with one folder"),
+    ])  # fmt: skip
     for name, own in learned.items():
         p.add_options(name, [everything[key] for key in own])
         if "prompt" in own:
@@ -61,12 +78,22 @@ def _common(name: str, learned: dict[str, dict[str, Option]], others: dict[str, 
     telling = {codec: own for codec, own in others.items() if name in own and "(default" in own[name].description}
     (option,) = (one for one in merged(learned | telling) if one.name == name)
     rest = [codec for codec, own in others.items() if name in own and codec not in telling]
-    return replace(option, help=f"{option.help}\nalso for {', '.join(rest)}") if rest else option
+    also = [f"also for {', '.join(rest)}"] if rest else []
+    default = [f"{CODEC.default} without any rate: {DEFAULT_BPP:g}"] if name == "bpp" else []
+    return replace(option, help="\n".join([option.help, *default, *also]))
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Exit code: 0, 1 if some images failed, 2 if nothing could be done."""
     return run(lambda: _command(vars(parser().parse_args(args))))
+
+
+def _shard(given: str | None) -> tuple[int, int]:
+    """(number from 0, number of shards) of I/N; raises UsageError."""
+    first, _, count = (given or "1/1").partition("/")
+    if not (first.isdigit() and count.isdigit() and 1 <= int(first) <= int(count)):
+        raise UsageError(f"--shard takes I/N with I from 1 to N, such as 1/4, not {given}")
+    return int(first) - 1, int(count)
 
 
 def _command(given: dict[str, Any]) -> int:
@@ -83,19 +110,45 @@ def _command(given: dict[str, Any]) -> int:
     prompts = [key for key in ("captions", "caption_model") if given[key] is not None]
     if prompts and "prompt" not in own.encode:
         raise UsageError(f"--{prompts[0].replace('_', '-')} does not apply to --codec {name}")
-    mine = {"codec", "out", "model", "device", "config", "force", "image_dir", "images", "captions", "caption_model"}
+    default_rate = name == CODEC.default and all(given.get(key) is None for key in RATES)
+    if default_rate:
+        given["bpp"] = DEFAULT_BPP
+    mine = {"codec", "out", "model", "device", "config", "force", "image_dir", "images", "captions", "caption_model",
+            "background", "metadata", "jobs", "resume", "verify", "shard"}  # fmt: skip
     routed = route(name, given, [key for key in given if key not in mine])
     if given["model"] is not None and not own.takes_model:
         raise UsageError(f"--model does not apply to --codec {name}")
 
-    from ..codecs.registry import open_codec
-    from ..data import list_images
-    from .captions import prompts_by, prompts_from
-    from .files import compress, plan
+    if given["metadata"] is not None and not own.takes_model:
+        raise UsageError(f"--metadata does not apply to --codec {name}")
+    if given["jobs"] is not None and given["jobs"] < 1:
+        raise UsageError("--jobs must be at least 1")
 
-    prompt_of = prompts_from(given["captions"]) if given["captions"] is not None else None
-    jobs = plan(inputs, list_images, own.suffix, given["out"], bool(given["force"]))
-    if given["caption_model"] is not None:
-        prompt_of = prompts_by(given["caption_model"], given["device"], bool(given["local_files_only"]))
-    codec = open_codec(name, given["model"], given["device"], routed.constructor, routed.loading)
-    return compress(codec, jobs, routed.encode, prompt_of)
+    from ..data import list_images
+    from ..data.images import check_colour
+    from .batch import default_processes, run_batch
+    from .coding import Compressing
+    from .files import plan
+    from .manifest import Manifest
+
+    if given["background"] is not None:
+        check_colour(given["background"])
+    settings = Compressing(
+        name, given["model"], given["device"], routed, given["captions"], given["caption_model"], given["background"],
+        bool(given["metadata"]), bool(given["verify"]), bool(given["resume"]), bool(given["force"]),
+    )  # fmt: skip
+    number, shards = _shard(given["shard"])
+    planned = plan(inputs, partial(list_images, recursive=True), own.suffix, given["out"],
+                   settings.force or settings.resume, (number, shards))  # fmt: skip
+    jobs = planned.jobs
+    if planned.folder is None and (settings.resume or shards > 1):
+        raise UsageError("--resume and --shard are for several images into one folder; name it with -o")
+    processes = given["jobs"] or default_processes(len(jobs), own.takes_model, given["device"])
+    manifest = None
+    if planned.folder is not None:
+        manifest = Manifest(planned.folder, f"-{number + 1}-of-{shards}" if shards > 1 else "")
+    with manifest or nullcontext():
+        code = run_batch(jobs, settings, min(processes, len(jobs)), manifest, settings.resume)
+    if default_rate:
+        print(f"at most {DEFAULT_BPP:g} bpp, as no rate was given; choose one with --bpp, --segments or --lossless")
+    return code

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from diffpress.data import ImageError, imagenet64, kodak
@@ -34,26 +34,26 @@ def find_duplicates(data_dir: Path) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run one sub-command; returns the exit status (1 and a sentence on stderr for bad input)."""
-    parser = ArgumentParser(prog="python -m diffpress.commands.data", description=__doc__)
+    """Run one sub-command; returns the exit status: 1 with a sentence on stderr for bad input, 2 for wrong words."""
+    parser = ArgumentParser(exit_on_error=False, prog="python -m diffpress.commands.data", description=__doc__)
     commands = parser.add_subcommands()
-    kodak_parser = ArgumentParser(description=download_kodak.__doc__)
+    kodak_parser = ArgumentParser(exit_on_error=False, description=download_kodak.__doc__)
     kodak_parser.add_argument("--data-dir", type=Path, default=Path("datasets"), help="gets (or has) a folder kodak")
     kodak_parser.add_argument("--url", default=kodak.URL, help="folder with kodim01.png .., slash at the end")
     commands.add_subcommand("download-kodak", kodak_parser, help="fetch and check the Kodak images")
-    duplicates_parser = ArgumentParser(description=find_duplicates.__doc__)
+    duplicates_parser = ArgumentParser(exit_on_error=False, description=find_duplicates.__doc__)
     duplicates_parser.add_argument("--data-dir", type=Path, default=Path("datasets"), help="has a folder imagenet64")
     commands.add_subcommand("find-duplicates", duplicates_parser, help="write removed.npy for ImageNet64")
-    chosen = parser.parse_args(args)
     try:
+        chosen = parser.parse_args(args)
         if chosen.subcommand == "download-kodak":
             options = chosen["download-kodak"]
             download_kodak(options.data_dir, options.url)
         else:
             find_duplicates(chosen["find-duplicates"].data_dir)
-    except (ImageError, OSError) as error:
-        print(f"data: {error}", file=sys.stderr)
-        return 1
+    except (ImageError, OSError, ArgumentError) as error:
+        print(f"data: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2 if isinstance(error, ArgumentError) else 1
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from .codec_options import DECODING, codec_options, loading_options, merged, model_options
 from .command_line import CommandLine
-from .errors import NothingAsked, run
+from .errors import NothingAsked, UsageError, run
 from .option import Option
 from .signatures import codec_places, constant
 
@@ -33,7 +33,7 @@ def parser() -> CommandLine:
         *model_options("model folder, or hub id of a diffusers pipeline; the shipped one that wrote the file, "
                        "if not given"),
         Option("config", "Path", help="YAML file with any of these options; options on the command line override it"),
-        Option("recover", "bool", help="decode the good segments of a damaged file"),
+        Option("recover", "bool", help="decode what there is of a damaged file, even if no checksum vouches for it"),
         Option("max_pixels", "int", constant("codecs/container.py", "MAX_PIXELS"),
                "refuse files that announce larger images"),
         Option("force", "bool", help="overwrite existing files"),
@@ -42,6 +42,9 @@ def parser() -> CommandLine:
         own = [options[key] for key in sources[name] if key in options]
         if own:
             p.add_options(name, own)
+    p.add_options("folders", [
+        Option("jobs", "int", help="processes, one thread each; with several files, if not given, as many as pay"),
+    ])
     p.add_options("loading a model", loading_options().values())
     p.add_options("as in the published DiffC code", [Option("input_dir", "str", help="folder of files")])
     return p
@@ -53,7 +56,7 @@ def _decoding(codec: str) -> dict[str, Option]:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 1 if some files failed, 2 if nothing could be done."""
+    """Exit code: 0, 1 if some files failed, 2 if nothing could be done, 3 if some pictures are not whole."""
     return run(lambda: _command(vars(parser().parse_args(args))))
 
 
@@ -65,14 +68,19 @@ def _command(given: dict[str, Any]) -> int:
             "python decompress.py files -o images      # a folder of files to a folder of images"
         )
 
-    from ..codecs.container import MAX_PIXELS
-    from ..codecs.registry import codec_for
-    from .files import decompress, list_files, plan
+    if given["jobs"] is not None and given["jobs"] < 1:
+        raise UsageError("--jobs must be at least 1")
+
+    from .batch import default_processes, run_batch
+    from .coding import Decompressing
+    from .files import list_files, plan
 
     options = {name: given[name] for name in DECODING if given[name] is not None}
     loading = {name: given[name] for name in loading_options() if given[name] is not None}
-    jobs = plan(inputs, list_files, f".{given['format'] or FORMAT.default}", given["out"], bool(given["force"]))
-    return decompress(
-        jobs, lambda header: codec_for(header, given["model"], given["device"], options, loading),
-        segments=given["segments"], recover=bool(given["recover"]), max_pixels=given["max_pixels"] or MAX_PIXELS,
+    planned = plan(inputs, list_files, f".{given['format'] or FORMAT.default}", given["out"], bool(given["force"]))
+    settings = Decompressing(
+        given["model"], given["device"], options, loading, given["segments"], bool(given["recover"]),
+        given["max_pixels"],
     )  # fmt: skip
+    processes = given["jobs"] or default_processes(len(planned.jobs), True, given["device"])
+    return run_batch(planned.jobs, settings, min(processes, len(planned.jobs)))

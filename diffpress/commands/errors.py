@@ -40,13 +40,13 @@ def sentence(error: BaseException) -> str:
 
 
 def run(action: Callable[[], int]) -> int:
-    """Exit code of `action`, which returns a number of failed files: 0 for none, else 1; 2 if nothing could be done.
+    """Exit code of `action`, which returns it: 0, or 1 if some files failed; 2 if nothing could be done.
 
     A user's error becomes one line on stderr; every other exception is a bug and goes on.
     """
     keep_freed_memory()
     try:
-        return 1 if action() else 0
+        return action()
     except NothingAsked as usage:
         print(usage, file=sys.stderr)
         return 2

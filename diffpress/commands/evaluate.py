@@ -126,7 +126,7 @@ def main(args: list[str] | None = None) -> int:
         write_report(result, a.out / "report.html")
         print(markdown([summary_table(result.summary(), result.anchor)]))
         print(a.out / "report.html")
-        return len(result.failures)
+        return 1 if result.failures else 0
 
     return run(action)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import textwrap
 from argparse import ArgumentError, ArgumentParser
@@ -94,6 +95,8 @@ def _export(words: list[str]) -> int:
 
 
 def _command(args: ArgsType) -> int:
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # lists devices and tips before it knows whether it can start
     try:
         _CommandLine(
             L.LightningModule, ImageData, subclass_mode_model=True, seed_everything_default=0, args=args,

@@ -209,7 +209,7 @@ def read_checkpoint(path: Path) -> Any:
     except FileNotFoundError:
         raise ModelError(f"{path} is missing") from None
     except Exception as error:  # bytes that are no checkpoint raise whatever their reader stumbles over
-        raise ModelError(f"{path} is damaged, or no checkpoint ({type(error).__name__})") from error
+        raise ModelError(f"{path} is damaged, or no checkpoint") from error
 
 
 def load_folder(folder: str | Path, kind: str, build: Build[Module], device: str | torch.device | None) -> Module:

@@ -31,7 +31,8 @@ class Golden:
     photo               the picture that was encoded
     pictures            what the file decodes to, by the options of `decode`
     exact               decoding gives the very pixels
-    same_bytes          encoding depends on no rounding of the machine, so it gives the very file
+    same_bytes          encoding depends on no rounding of the machine, so it gives the very file, or of an older
+                        version the very stream
     """
 
     file: str
@@ -73,6 +74,7 @@ def test_write_missing(golden: Golden, tmp_path: Path) -> None:
     codec = golden.build(tmp_path)
     if not (GOLDEN / golden.file).is_file():
         stream = codec.encode(read_image(GOLDEN / golden.photo), **golden.request)
+        (GOLDEN / golden.file).parent.mkdir(exist_ok=True)
         (GOLDEN / golden.file).write_bytes(container.write(stream, codec))
     stream = container.read((GOLDEN / golden.file).read_bytes(), codec)
     for name, options in golden.pictures.items():
@@ -89,8 +91,10 @@ def test_decodes_and_encodes(golden: Golden, device: str, tmp_path: Path) -> Non
         difference = codec.decode(stream, **options).cpu().int() - read_image(GOLDEN / name).int()
         assert int(difference.abs().max()) <= (0 if golden.exact else CLOSE), name
     again = container.write(codec.encode(read_image(GOLDEN / golden.photo), **golden.request), codec)
-    if golden.same_bytes:
+    if golden.same_bytes and data[2] >> 4 == container.VERSION:
         assert again == data
+    elif golden.same_bytes:
+        assert container.read(again, codec) == stream
     else:  # where floating-point sums are compared, the last bits of another machine may choose another sample
         assert len(again) <= len(data) + 8
 

@@ -34,8 +34,9 @@ def test_folder_there_and_back(
 ) -> None:
     assert compress([str(photos), "-o", str(tmp_path / "out"), "--lossless", *model]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
-    assert all("bpp" in line and "bpd" in line for line in lines)
+    assert len(lines) == 3
+    assert all("bpp" in line and "bpd" in line for line in lines[:2])
+    assert lines[2].startswith("2 of 2 files, ")
     assert decompress(["--input_dir", str(tmp_path / "out"), "--output_dir", str(tmp_path / "back"), *model]) == 0
     for number in (0, 1):
         assert torch.equal(read_image(tmp_path / "back" / f"{number}.png"), read_image(photos / f"{number}.png"))
@@ -43,7 +44,7 @@ def test_folder_there_and_back(
 
 def test_fewer_segments_give_a_coarser_image(photos: Path, model: list[str], tmp_path: Path) -> None:
     file = tmp_path / "0.dfc"
-    assert compress([str(photos / "0.png"), "-o", str(file), *model]) == 0
+    assert compress([str(photos / "0.png"), "-o", str(file), "--bpp", "8", *model]) == 0
     for count in (1, 4):
         assert decompress([str(file), "-o", str(tmp_path / f"{count}.png"), "--segments", str(count), *model]) == 0
     original = read_image(photos / "0.png")
@@ -55,7 +56,7 @@ def test_published_names_and_configuration_files(photos: Path, model: list[str],
     config.write_text("codec: webp\nquality: 50\n")
     arguments = ["--config", str(config), "--image_dir", str(photos), "--output_dir", str(tmp_path / "out")]
     assert compress(arguments) == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.webp", "1.webp"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.webp", "1.webp", "manifest.jsonl"]
     assert decompress([str(tmp_path / "out"), "-o", str(tmp_path / "back")]) == 0
     assert read_image(tmp_path / "back" / "1.png").shape == (3, 17, 9)
 
@@ -82,7 +83,7 @@ def test_broken_images_are_named_and_the_rest_goes_on(
     captured = capsys.readouterr()
     assert captured.err.count("broken.png") == 1
     assert len(captured.err.splitlines()) == 1
-    assert len(list((tmp_path / "out").iterdir())) == 2
+    assert len(list((tmp_path / "out").glob("*.webp"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -146,11 +147,17 @@ def test_bad_files(
     assert code == 1
     assert "damaged in segment" in text
     code, text = attempt(bytes(damaged), "--recover", *model)
-    assert code == 0
+    assert code == 3
     assert "are good" in text
-    code, text = attempt(data[: len(data) // 2], *model)
-    assert code == 0
+    code, text = attempt(data[:-30], *model)
+    assert code == 3
     assert "cut" in text
+    code, text = attempt(data[:200], *model)  # before the first checksum
+    assert code == 1
+    assert "cut before its first checksum; --recover" in text
+    code, text = attempt(data[:200], "--recover", *model)
+    assert code == 3
+    assert "no checksum vouches" in text
     code, text = attempt(data, "--max-pixels", "10", *model)
     assert code == 1
     assert "limit" in text

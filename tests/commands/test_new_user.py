@@ -53,11 +53,13 @@ def test_decoding_beside_the_photo_does_not_replace_it(
 
 def test_a_folder_becomes_a_folder(here: Path, model: list[str]) -> None:
     (here / "photos" / "deeper").mkdir()
-    save_image(synthetic_photo(8, 8), here / "photos" / "deeper" / "c.png")
+    save_image(synthetic_photo(24, 24), here / "photos" / "deeper" / "c.png")
     assert compress(["photos", *model]) == 0
-    assert sorted(path.name for path in (here / "photos-dfc").iterdir()) == ["a.dfc", "b.dfc"]
+    files = ["a.dfc", "b.dfc", "deeper", "manifest.jsonl"]
+    assert sorted(path.name for path in (here / "photos-dfc").iterdir()) == files
     assert decompress(["photos-dfc", *model]) == 0
-    assert sorted(path.name for path in (here / "photos-dfc-png").iterdir()) == ["a.png", "b.png"]
+    assert sorted(path.name for path in (here / "photos-dfc-png").iterdir()) == ["a.png", "b.png", "deeper"]
+    assert read_image(here / "photos-dfc-png" / "deeper" / "c.png").shape == (3, 24, 24)
     assert sorted(path.name for path in (here / "photos").iterdir()) == ["a.png", "b.png", "deeper"]
 
 
@@ -71,7 +73,7 @@ def test_patterns_named_folders_and_this_folder(here: Path) -> None:
     assert compress(["photos/*.png", "--codec", "webp"]) == 0
     assert sorted(path.name for path in (here / "photos").glob("*.webp")) == ["a.webp", "b.webp"]
     assert compress(["photo.png", "photos/a.png", "--codec", "webp", "-o", "out"]) == 0
-    assert sorted(path.name for path in (here / "out").iterdir()) == ["a.webp", "photo.webp"]
+    assert sorted(path.name for path in (here / "out").glob("*.webp")) == ["a.webp", "photo.webp"]
     assert compress([".", "--codec", "webp"]) == 0
     assert (here.parent / f"{here.name}-webp" / "photo.webp").is_file()
 
@@ -137,6 +139,9 @@ WRONG = [
     (["train.py", "fit"], "name a recipe with -c"),
     (["train.py", "fit", "-c", "absent.yaml"], "absent.yaml"),
     (["train.py", "export", "photo.png"], "folder"),
+    (["train.py", "export", "photo.png", "folder"], "photo.png is damaged, or no checkpoint\n"),
+    (["correlate", "folder", "--nope"], "--nope"),
+    (["data", "download-kodak", "--nope"], "--nope"),
     (["calibrate.py", "--data", "photos"], "--model must name what to calibrate"),
     (["calibrate.py", "--pyramid", "true"], "no option takes the word true"),
     (["calibrate.py", "--model", "diffc-pixel"], "--data must name a folder of photos"),
@@ -148,11 +153,14 @@ def test_a_wrong_command_says_one_sentence(
     here: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     from diffpress.commands.calibrate import main as calibrate
+    from diffpress.commands.correlate import main as correlate
+    from diffpress.commands.data import main as data
     from diffpress.commands.train import main as train
 
     (here / "empty").mkdir()
     (here / "wrong.yaml").write_text("bbp: 1\n")
-    mains = {"compress.py": compress, "decompress.py": decompress, "calibrate.py": calibrate, "train.py": train}
+    mains = {"compress.py": compress, "decompress.py": decompress, "calibrate.py": calibrate, "train.py": train,
+             "correlate": correlate, "data": data}  # fmt: skip
     command = mains[words[0]]
     assert command(words[1:]) == (1 if "neither" in message else 2)
     said = capsys.readouterr()

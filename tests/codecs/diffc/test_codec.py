@@ -127,7 +127,10 @@ def test_cut_file_decodes_to_its_whole_segments(codec: DiffC, photo: torch.Tenso
             with pytest.raises(CodecError, match="cut"):
                 container.read(data[:end], codec)
             continue
-        found = container.read(data[:end], codec)
+        try:
+            found = container.read(data[:end], codec)
+        except container.DamagedFile as error:  # no checksum vouches for the header: the user decides
+            found = error.stream
         whole = len(found.segments)
         assert torch.equal(codec.decode(found), codec.decode(stream, segments=whole))
 

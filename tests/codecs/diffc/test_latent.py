@@ -190,7 +190,11 @@ def test_prompts_and_guidance_travel_in_the_file(folders: dict[str, Path], photo
         with pytest.raises(CodecError, match="cut before the end of its first segment"):
             container.read(data[:length], decoder)
     for length in range(start + len(guided.segments[0]), len(data), 29):
-        assert container.read(data[:length], decoder).note
+        try:
+            note = container.read(data[:length], decoder).note
+        except container.DamagedFile as error:
+            note = error.stream.note
+        assert "the file is cut" in note
 
 
 def test_conditioning_costs_what_it_says() -> None:
