@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from ...lightning_modules.priors.interface import Prior
 from .. import container
@@ -136,6 +137,7 @@ class DiffC:
         segments: int | None = None,
         lossless: bool = False,
         prompt: str = "",
+        focus: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Stream:
         """The stream of uint8 `image` [3, H, W].
@@ -145,11 +147,12 @@ class DiffC:
         segments  stop after this many steps
         lossless  send steps as long as they pay and one more segment that restores every pixel
         prompt    what the image shows, for priors that read text; it becomes part of the file
+        focus     [H, W], 0 to 1: where it is less than 1, more is left out, which leaves more bits for the rest
         progress  called with (steps done, steps at most)
         Raises CodecError.
         """
         with self._precision(lossless):
-            encoder = self._encoder(image, bpp, segments, lossless, prompt, progress)
+            encoder = self._encoder(image, bpp, segments, lossless, prompt, progress, focus)
             encode_together(self.chain, [encoder])
         return self._finished(encoder, bpp)
 
@@ -174,9 +177,15 @@ class DiffC:
 
     def _encoder(
         self, image: Tensor, bpp: float | None, segments: int | None, lossless: bool, prompt: str,
-        progress: Progress | None,
+        progress: Progress | None, focus: Tensor | None = None,
     ) -> ImageEncoder:
         check_image(image)
+        if focus is not None and (lossless or focus.shape != image.shape[1:]):
+            raise CodecError(
+                "a focus makes no sense for a lossless file" if lossless else
+                f"the focus has {' x '.join(map(str, reversed(focus.shape)))} pixels, and the image "
+                f"{image.shape[2]} x {image.shape[1]}"
+            )
         if lossless and not self.lossless:
             raise CodecError("this model works on latents and has no lossless mode")
         if bpp is not None and not (bpp > 0 and math.isfinite(bpp)):
@@ -189,7 +198,10 @@ class DiffC:
         conditioning = Conditioning(prompt, self.guidance, self.denoising_guidance)
         params = HeaderParams(self.preset, self.coder, True, lossless, conditioned=bool(conditioning.to_bytes()))
         water_filling = 0.0 if lossless else self.water_filling
-        request = Request(self.chain, self.prior.encode(image[None]), segments or steps, limit, water_filling)
+        x0 = self.prior.encode(image[None])
+        if focus is not None:  # as large as x0, which may be latents
+            focus = F.adaptive_avg_pool2d(focus.to(x0)[None], tuple(x0.shape[-2:]))[0]
+        request = Request(self.chain, x0, segments or steps, limit, water_filling, focus)
         return ImageEncoder(
             request, Header(self.name, height, width, self.fingerprint, params.to_bytes()), params, conditioning,
             image if lossless else None, lambda stream: len(container.write(stream, self)), progress,

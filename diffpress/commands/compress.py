@@ -13,7 +13,9 @@ from .option import Option
 from .signatures import codec_places
 
 CODEC = Option("codec", "str", "diffc")
-COMMON = ("bpp", "segments", "lossless", "preset")  # of the codecs' own options, those that stand on top of the help
+TARGETS = ("bpp", "lossless", "psnr", "bytes", "quality")
+FOCUS = Option("focus", "Path", help="image of the same size: white where bits matter, black where they do not")
+COMMON = ("segments", "preset")  # of the codecs' own options, those that stand on top of the help
 PROMPTS = [
     Option("captions", "Path", help="a prompt for each image: a file of lines NAME<tab>TEXT, or of JSON"),
     Option("caption_model", "str", help="BLIP model, folder or hub id, that writes a prompt for each image"),
@@ -40,8 +42,9 @@ def parser() -> CommandLine:
         Option("config", "Path", help="YAML file with any of these options; options on the command line override it"),
         Option("force", "bool", help="overwrite existing files"),
     ], {"out": ("-o", "--output-dir")})  # fmt: skip
+    p.add_options("how good or how large: one of these", [_common(name, learned, others) for name in TARGETS])
     for name, own in learned.items():
-        p.add_options(name, [everything[key] for key in own])
+        p.add_options(name, [everything[key] for key in own] + ([FOCUS] if "prompt" in own else []))
         if "prompt" in own:
             p.add_options(f"{name}, a prompt for each image", PROMPTS)
     p.add_options("codecs for comparison", [everything[key] for own in others.values() for key in own])
@@ -83,12 +86,16 @@ def _command(given: dict[str, Any]) -> int:
     prompts = [key for key in ("captions", "caption_model") if given[key] is not None]
     if prompts and "prompt" not in own.encode:
         raise UsageError(f"--{prompts[0].replace('_', '-')} does not apply to --codec {name}")
-    mine = {"codec", "out", "model", "device", "config", "force", "image_dir", "images", "captions", "caption_model"}
+    mine = {"codec", "out", "model", "device", "config", "force", "image_dir", "images", "captions", "caption_model",
+            "focus"}  # fmt: skip
     routed = route(name, given, [key for key in given if key not in mine])
     if given["model"] is not None and not own.takes_model:
         raise UsageError(f"--model does not apply to --codec {name}")
+    if given["focus"] is not None and "prompt" not in own.encode:
+        raise UsageError(f"--focus does not apply to --codec {name}")
 
     from ..codecs.registry import open_codec
+    from ..codecs.targets import check_targets, read_focus
     from ..data import list_images
     from .captions import prompts_by, prompts_from
     from .files import compress, plan
@@ -97,5 +104,8 @@ def _command(given: dict[str, Any]) -> int:
     jobs = plan(inputs, list_images, own.suffix, given["out"], bool(given["force"]))
     if given["caption_model"] is not None:
         prompt_of = prompts_by(given["caption_model"], given["device"], bool(given["local_files_only"]))
+    check_targets(name, routed.encode)
+    if given["focus"] is not None:
+        routed.encode["focus"] = read_focus(given["focus"])
     codec = open_codec(name, given["model"], given["device"], routed.constructor, routed.loading)
     return compress(codec, jobs, routed.encode, prompt_of)

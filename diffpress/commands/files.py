@@ -19,6 +19,7 @@ from rich.progress import Progress, TaskID
 
 from ..codecs import CodecError, container
 from ..codecs.base import Codec, Header
+from ..codecs.targets import encode_to
 from ..data import ImageError, read_image, save_image, write_file
 from .errors import UsageError, sentence, user_errors
 
@@ -85,7 +86,7 @@ def compress(
 ) -> int:
     """Compress images to files; prints a line per file and returns the number of failures.
 
-    options    of the codec's `encode`
+    options    of codecs.targets.encode_to
     prompt_of  gives the prompt for (path, image), for codecs that take one
     """
     reports = "progress" in inspect.signature(codec.encode).parameters
@@ -96,7 +97,7 @@ def compress(
         start = time.perf_counter()
         if prompt_of is not None:
             extra["prompt"] = prompt_of(source, image)
-        stream = codec.encode(image, **options, **extra)
+        stream = encode_to(codec, image, **options, **extra)
         seconds = time.perf_counter() - start
         data = container.write(stream, codec)
         write_file(target, data)

@@ -1,11 +1,11 @@
 """Any Gaussian denoiser as a prior: a function of a noisy image and the noise's standard deviation.
 
-Denoisers of plug-and-play methods (Venkatakrishnan et al. 2013) and of DeepInverse estimate E[x | y] of
-y = x + sigma n, n ~ N(0, I).  A variance-preserving z_t divided by alpha_t is such a y, with sigma = sigma_t / alpha_t,
-so any of them is a diffusion model whose timesteps are noise levels.  It knows a range of sigma.  No file goes below it.
-Above it, first the contrast is lowered until the noise is in the range (D(y, sigma) = D(c y, c sigma) / c for images of
-any contrast), then more and more 2 x 2 pixels are averaged, which halves the noise (pyramid.py); of what is too small to
-be averaged only the variance counts.
+Denoisers of plug-and-play methods (Venkatakrishnan et al. 2013) and of DeepInverse estimate E[x | y] of y = x + sigma
+n, n ~ N(0, I).  A variance-preserving z_t divided by alpha_t is such a y, with sigma = sigma_t / alpha_t, so any of
+them is a diffusion model whose timesteps are noise levels.  It knows a range of sigma.  No file goes below it.  Above
+it, first the contrast is lowered until the noise is in the range (D(y, sigma) = D(c y, c sigma) / c for images of any
+contrast), then more and more 2 x 2 pixels are averaged, which halves the noise (pyramid.py); of what is too small to be
+averaged only the variance counts.
 """
 
 from __future__ import annotations
