@@ -123,7 +123,8 @@ def _least_bytes(codec: Codec, image: torch.Tensor, target: float, options: dict
             trials.append((used, found))
         high = min((trial for trial in trials if trial[1] >= target), default=None)
         low = max((trial for trial in trials if trial[1] < target), default=None)
-        if high and (high[1] <= target + TOLERANCE or (low and high[0] - low[0] < math.log2(1.01))):
+        between = 2 ** high[0] - 2 ** low[0] if high and low else math.inf  # bytes
+        if high and (high[1] <= target + TOLERANCE or between < max(1.5, 2 ** high[0] / 300)):
             break
         size = _next_size(trials, low, high, target + TOLERANCE / 2)
     if best is None:

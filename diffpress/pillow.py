@@ -4,10 +4,10 @@
 >>> image.save("photo.dfc", bpp=0.5)        # doctest: +SKIP
 >>> Image.open("photo.dfc").show()          # doctest: +SKIP
 
-Opening reads the header alone: size, ``info["codec"]`` and ``info["segments"]``.  Pixels are decoded on first use, of as
-many segments as the attribute `segments` then says, which is the counterpart of draft(): fewer are coarser and sooner.
-Pillow looks for plug-ins in its own package only, so that the import cannot be left out.  PyTorch is imported when the
-first file is read or written.
+Opening reads the header alone: size, ``info["codec"]`` and ``info["segments"]``.  Pixels are decoded on first use, of
+as many segments as the attribute `segments` then says, which is the counterpart of draft(): fewer are coarser and
+sooner.  Pillow looks for plug-ins in its own package only, so that the import cannot be left out.  PyTorch is imported
+when the first file is read or written.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ WRONG = [
     (["compress.py", "absent.png"], "absent.png: no such file or folder"),
     (["compress.py", "photo.png", "--bpp", "much"], "--bpp takes a number, not 'much'"),
     (["compress.py", "photo.png", "--bpp"], "--bpp"),
-    (["compress.py", "photo.png", "--quality", "50"], "--quality does not apply to --codec diffc"),
+    (["compress.py", "photo.png", "--tune", "psnr"], "--tune does not apply to --codec diffc"),
     (["compress.py", "photo.png", "--codec", "gif"], "unknown codec 'gif'; available: avif"),
     (["compress.py", "photo.png", "--lossles"], "there is no option --lossles"),
     (["compress.py", "photo.png", "--config", "absent.yaml"], "the configuration file absent.yaml cannot be read"),
