@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,10 @@ import pytest
 import torch
 
 from diffpress.codecs import CodecError, container, get_codec
+from diffpress.codecs.base import Header, Stream
 from diffpress.codecs.targets import encode_to, jpeg, psnr_of
 from diffpress.commands import compress
-from diffpress.data import save_image
+from diffpress.data import read_image, save_image
 from diffpress.evaluation.metrics import psnr
 from diffpress.lightning_modules import load_model
 from helpers import synthetic_photo
@@ -35,13 +38,55 @@ def size_and_psnr(codec: Any, **target: Any) -> tuple[int, float]:
     return len(data), psnr(codec.decode(container.read(data, codec)), IMAGE)
 
 
-def test_psnr_is_reached_by_little(diffc: Any) -> None:
-    noise = 12 * torch.randn(IMAGE.shape, generator=torch.Generator().manual_seed(0))
-    image = (IMAGE + noise).round().clamp(0, 255).byte()  # many bytes, so that one of them makes no difference
-    stream = encode_to(diffc, image, psnr=34.0)
-    assert 34 <= psnr(diffc.decode(stream), image) <= 34.1
-    smaller = round(0.97 * len(container.write(stream, diffc)))
-    assert psnr(diffc.decode(encode_to(diffc, image, bytes=smaller)), image) < 34
+class Smooth:
+    """A codec whose files have the PSNR `curve` of their size in bytes, between the sizes `least` and `most`."""
+
+    name, suffix = "diffc", ".dfc"
+
+    def __init__(self, curve: Callable[[float], float], least: int = 50, most: int = 10**5) -> None:
+        self.curve, self.least, self.most, self.encoded = curve, least, most, 0
+
+    def encode(self, image: torch.Tensor, *, bpp: float) -> Stream:
+        self.encoded += 1
+        limit = int(bpp * image.shape[1] * image.shape[2] / 8)
+        if limit < self.least:
+            raise CodecError("too little for one step")
+        header = Header("diffc", image.shape[1], image.shape[2], bytes(4), bytes(2))
+        sizes = range(min(limit, self.most), 0, -1)
+        streams = (Stream(header, (bytes(size),)) for size in sizes)
+        return next(stream for stream in streams if len(container.write(stream)) <= limit)
+
+    def decode(self, stream: Stream, *, segments: int | None = None) -> torch.Tensor:
+        """IMAGE with as many samples changed by 16 as give that PSNR."""
+        wanted = 255**2 / 10 ** (self.curve(len(container.write(stream))) / 10)
+        changed = IMAGE.flatten().clone()
+        changed[: round(wanted / 16**2 * len(changed))] ^= 16
+        return changed.view(IMAGE.shape)
+
+
+@pytest.mark.parametrize("slope", [1.5, 3.6, 8.0])
+@pytest.mark.parametrize("offset", [-6.0, 0.0, 6.0])
+def test_psnr_is_reached_by_little_whatever_the_curve(slope: float, offset: float) -> None:
+    codec = Smooth(lambda size: 33 + offset + slope * math.log2(size / 5000))
+    stream = encode_to(codec, IMAGE, psnr=33.0)
+    assert 33 <= psnr(codec.decode(stream), IMAGE) <= 33.1
+    assert codec.encoded <= 12
+
+
+def test_psnr_where_files_jump_is_the_least_file_that_reaches_it() -> None:
+    codec = Smooth(lambda size: 30.0 if size < 700 else 36.0)
+    assert 700 <= len(container.write(encode_to(codec, IMAGE, psnr=33.0))) <= 705
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [30.0, 34.0, 38.0])
+def test_psnr_on_a_photo(shared: Path, target: float) -> None:
+    image = read_image(shared / "data" / "kodak" / "kodim23.png")
+    codec: Any = get_codec("diffc", model=load_model("diffc-pixel", device="cpu"))
+    stream = encode_to(codec, image, psnr=target)
+    assert target <= psnr(codec.decode(stream), image) <= target + 0.1
+    smaller = round(0.98 * len(container.write(stream, codec)))
+    assert psnr(codec.decode(encode_to(codec, image, bytes=smaller)), image) < target
 
 
 def test_bytes_and_quality(diffc: Any, uqdm: Any) -> None:
