@@ -115,7 +115,7 @@ def _load_folder(folder: Path, device: torch.device, options: dict[str, Any], lo
         if kind != "StableDiffusionXLPipeline":
             raise ModelError(f"a refiner belongs to SDXL, and {folder} is a {kind}")
         options = options | {"refiner": find_model(options["refiner"], options.get("variant"), local_files_only)}
-    where = (PIPELINES if pipeline else MODELS).get(kind)
+    where = (PIPELINES if pipeline else MODELS).get(kind, ".priors.pipeline:PipelinePrior" if pipeline else None)
     if where is None:
         raise ModelError(f"{folder} holds a {'pipeline' if pipeline else 'model'} of an unknown kind ({kind})")
     module, _, loader = where.partition(":")
