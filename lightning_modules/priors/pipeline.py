@@ -111,6 +111,8 @@ class PipelinePrior(Prior):
         self.dtype = as_dtype(dtype, torch.float32 if self.device.type == "cpu" else torch.bfloat16)
         with self._enough_memory():
             self.pipeline, _, self.fingerprint = load_pipeline(folder, self.dtype, variant)
+            if "vae" not in self.pipeline.components or "prepare_latents" not in dir(type(self.pipeline)):
+                raise ModelError(f"{folder} holds a pipeline of an unknown kind ({type(self.pipeline).__name__})")
             self.pipeline.to(self.device)
             if self.dtype != torch.float32:
                 self.pipeline.vae.to(torch.float32)
