@@ -29,6 +29,7 @@ class DiffpressImageFile(ImageFile.ImageFile):
     def _open(self) -> None:
         from .codecs import CodecError, container
 
+        assert self.fp is not None  # Pillow opens before it asks
         self._data = self.fp.read()
         try:
             header, count, _ = container.peek(self._data)
@@ -49,7 +50,7 @@ class DiffpressImageFile(ImageFile.ImageFile):
             except (CodecError, ModelError) as error:
                 raise OSError(str(error)) from error
             self._data, self.im = b"", decoded.im
-            if self._exclusive_fp:
+            if self._exclusive_fp and self.fp:
                 self.fp.close()
         return Image.Image.load(self)
 

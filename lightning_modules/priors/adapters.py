@@ -34,15 +34,16 @@ def edm(network: nn.Module, sigma_range: tuple[float, float] | None = None, **op
     options      of DenoiserFunction
     A consistency model's f(x, sigma) (Song et al. 2023) is a sample rather than the mean, so its steps cost more.
     """
-    limits = sigma_range or (getattr(network, "sigma_min", None), getattr(network, "sigma_max", None))
-    if None in limits:
-        raise ModelError("an EDM network without sigma_min and sigma_max needs a sigma_range")
+    try:
+        least, largest = sigma_range or (float(network.sigma_min), float(network.sigma_max))  # type: ignore[arg-type]
+    except AttributeError:
+        raise ModelError("an EDM network without sigma_min and sigma_max needs a sigma_range") from None
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         return network(x, torch.full((len(x),), sigma, device=x.device))
 
     options = {"value_range": (-1.0, 1.0), "modules": [network], "identity": digest(network)} | options
-    return DenoiserFunction(denoise, (float(limits[0]), float(limits[1])), **options)
+    return DenoiserFunction(denoise, (least, largest), **options)
 
 
 class Preconditioned(nn.Module):
