@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ..lightning_modules import find_model, load_model
 from ..lightning_modules.identity import fingerprint
+from ..lightning_modules.loading import is_name
 from .base import Codec, CodecError, Header
 
 # name: "module:class"; a module with a dot in front is one of this package
@@ -79,7 +80,7 @@ def open_codec(
 ) -> Codec:
     """The codec called `name` with its model loaded; raises CodecError or ModelError, also for unknown options.
 
-    model    folder or name as of find_model; None: the codec's own
+    model    folder or name as of load_model; None: the codec's own
     device   "cpu", "cuda", ...; None: a GPU where there is one
     options  of the codec's constructor; `loading`, of load_model
     """
@@ -107,6 +108,8 @@ def codec_for(
     Raises CodecError naming both models, or ModelError.
     """
     loading, name = loading or {}, model or MODEL_CODECS[header.codec].default_model
+    if is_name(name):
+        return open_codec(header.codec, name, device, options, loading)
     folder = find_model(name, loading.get("variant"), loading.get("local_files_only", False))
     if not (folder / "model_index.json").is_file() and "schedule" not in options:
         found = fingerprint(folder)

@@ -8,7 +8,12 @@ See docs/decisions/0001-import-name.md.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from .api import compress, decompress
+
+__all__ = ["compress", "decompress", "resource"]
 __version__ = "0.1.0"
 
 _here = Path(__file__).resolve().parent
@@ -26,3 +31,12 @@ def resource(relative: str) -> Path:
         if path.exists():
             return path.resolve()
     raise FileNotFoundError(f"{relative} does not ship with this installation of diffpress")
+
+
+def __getattr__(name: str) -> Any:
+    """`compress` and `decompress` on first use, because they bring PyTorch."""
+    if name in ("compress", "decompress"):
+        from . import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

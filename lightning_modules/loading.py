@@ -5,6 +5,7 @@ Models are imported where they are needed, because diffusers and Lightning take 
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from .priors.latent import as_dtype
 # load_model's options beside the device, as command lines and codec specifications name them
 LOADING = ("dtype", "variant", "refiner", "compile", "offload", "tile", "local_files_only")
 
+NAME = re.compile(r"([\w.]+|.+\.py):\w+")  # MODULE:NAME or FILE.py:NAME
+
 # "_class_name" in config.json or model_index.json -> "module:loader", called with (folder, device, **options)
 MODELS = {
     "Denoiser": ".priors.pixel:DenoiserPrior",
@@ -29,6 +32,7 @@ MODELS = {
     "VDM": ".priors.vdm:VDMPrior",
 }
 PIPELINES = {
+    "ConsistencyModelPipeline": ".priors.adapters:consistency_model",
     "DDPMPipeline": ".priors.pixel:UNet2DPrior",
     "DDIMPipeline": ".priors.pixel:UNet2DPrior",
     "StableDiffusionPipeline": ".priors.stable_diffusion:StableDiffusionPrior",
@@ -59,7 +63,8 @@ def find_model(folder: str | Path, variant: str | None = None, local_files_only:
 
 
 def load_model(folder: str | Path, device: str | torch.device | None = None, **options: Any) -> Any:
-    """The model in `folder`: a Prior for DiffC and bits-back, or a UQDM.
+    """The model in `folder`: a Prior for DiffC and bits-back, or a UQDM; or the denoiser that a name stands for
+    (priors.adapters: "deepinv:DRUNet", "package.module:function", "file.py:function").
 
     What the folder is, its files say: ``model_index.json`` (diffusers pipeline), or ``config.json`` of our denoiser, a
     diffusers ``UNet2DModel``, our VDM or UQDM, or a published UQDM checkpoint (``config.json`` + ``checkpoint.pt``).
@@ -68,20 +73,39 @@ def load_model(folder: str | Path, device: str | torch.device | None = None, **o
     Raises ModelError in one sentence.
     """
     local_files_only = options.pop("local_files_only", False)
+    if is_name(folder):
+        return _load_named(str(folder), _place(device), options)
     path = find_model(folder, options.get("variant"), local_files_only)
     if isinstance(options.get("dtype"), str):
         options["dtype"] = as_dtype(options["dtype"], torch.float32)
+    try:
+        return _load_folder(path, _place(device), options, local_files_only)
+    except TypeError as error:
+        if "unexpected keyword" not in str(error):
+            raise
+        raise ModelError(f"{path} is a model without that option ({error})") from error
+
+
+def is_name(model: str | Path) -> bool:
+    """Whether `model` names Python code (priors.adapters.named_prior) rather than a folder."""
+    return NAME.fullmatch(str(model)) is not None and not Path(model).is_dir()
+
+
+def _load_named(name: str, device: torch.device, options: dict[str, Any]) -> Any:
+    from .priors.adapters import named_prior
+
+    for option in options:
+        raise ModelError(f"{name} is a model without the option {option}")
+    return named_prior(name, device)
+
+
+def _place(device: str | torch.device | None) -> torch.device:
     try:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=place)
     except (AssertionError, RuntimeError):  # unknown word, no driver, a number too high, PyTorch built without CUDA
         raise ModelError(f"PyTorch finds no device {str(device)!r} here; leave the device out, or take cpu") from None
-    try:
-        return _load_folder(path, place, options, local_files_only)
-    except TypeError as error:
-        if "unexpected keyword" not in str(error):
-            raise
-        raise ModelError(f"{path} is a model without that option ({error})") from error
+    return place
 
 
 def _load_folder(folder: Path, device: torch.device, options: dict[str, Any], local_files_only: bool) -> Any:
@@ -92,7 +116,7 @@ def _load_folder(folder: Path, device: torch.device, options: dict[str, Any], lo
         if kind != "StableDiffusionXLPipeline":
             raise ModelError(f"a refiner belongs to SDXL, and {folder} is a {kind}")
         options = options | {"refiner": find_model(options["refiner"], options.get("variant"), local_files_only)}
-    where = (PIPELINES if pipeline else MODELS).get(kind)
+    where = (PIPELINES if pipeline else MODELS).get(kind, ".priors.pipeline:PipelinePrior" if pipeline else None)
     if where is None:
         raise ModelError(f"{folder} holds a {'pipeline' if pipeline else 'model'} of an unknown kind ({kind})")
     module, _, loader = where.partition(":")

@@ -184,6 +184,159 @@ def _sd3(size: Size) -> Any:
     )
 
 
+def _chroma(size: Size) -> Any:
+    from diffusers import ChromaPipeline, ChromaTransformer2DModel, FlowMatchEulerDiscreteScheduler
+
+    encoder, tokenizer = _t5(16)
+    transformer = ChromaTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=16, axes_dims_rope=(2, 2, 4), approximator_num_channels=8, approximator_hidden_dim=16,
+        approximator_layers=1,
+    )
+    return ChromaPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(), text_encoder=encoder, tokenizer=tokenizer,
+        vae=_vae(4, 0.3611, 0.1159, use_quant_conv=False, use_post_quant_conv=False), transformer=transformer,
+    )
+
+
+def _pixart(size: Size) -> Any:
+    from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
+
+    encoder, tokenizer = _t5(16)
+    transformer = PixArtTransformer2DModel(
+        sample_size=8, num_layers=1, patch_size=2, attention_head_dim=8, num_attention_heads=2, caption_channels=16,
+        in_channels=4, cross_attention_dim=16, out_channels=8, attention_bias=True, activation_fn="gelu-approximate",
+        num_embeds_ada_norm=1000, norm_type="ada_norm_single", norm_elementwise_affine=False, norm_eps=1e-6,
+    )
+    return PixArtSigmaPipeline(
+        scheduler=DPMSolverMultistepScheduler(), text_encoder=encoder, tokenizer=tokenizer, vae=_vae(4, 0.13025),
+        transformer=transformer,
+    )
+
+
+def _latent_consistency(size: Size) -> Any:
+    from diffusers import LatentConsistencyModelPipeline, LCMScheduler
+
+    return LatentConsistencyModelPipeline(
+        vae=_vae(4, 0.18215), text_encoder=_clip(16), tokenizer=_clip_tokenizer(),
+        unet=_unet(16, time_cond_proj_dim=8), scheduler=LCMScheduler(), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _qwen_tokenizer() -> Any:
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2Tokenizer
+
+    words = [*sorted(ByteLevel.alphabet()), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = Qwen2Tokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[])
+    tokenizer.chat_template = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+    return tokenizer
+
+
+def _qwen3(layers: int = 2) -> dict[str, Any]:
+    """Text encoder and tokenizer; hidden states have 16 dimensions."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=300, hidden_size=16, intermediate_size=16, num_hidden_layers=layers, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8,
+    )
+    return {"text_encoder": Qwen3ForCausalLM(config), "tokenizer": _qwen_tokenizer()}
+
+
+def _z_image(size: Size) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+
+    transformer = ZImageTransformer2DModel(
+        in_channels=4, dim=16, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=16,
+        axes_dims=[2, 2, 4], axes_lens=[1024, 64, 64],
+    )
+    for parameter in (transformer.x_pad_token, transformer.cap_pad_token):
+        torch.nn.init.zeros_(parameter)  # which the class leaves as it finds them
+    return ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=_vae(4, 0.3611, 0.1159), transformer=transformer,
+        **_qwen3(),
+    )
+
+
+def _flux2(size: Size) -> Any:
+    from diffusers import (
+        AutoencoderKLFlux2,
+        FlowMatchEulerDiscreteScheduler,
+        Flux2KleinPipeline,
+        Flux2Transformer2DModel,
+    )
+
+    vae = AutoencoderKLFlux2(block_out_channels=(4, 4, 8, 8), layers_per_block=1, latent_channels=4, norm_num_groups=4)
+    vae.bn.running_mean.normal_()
+    vae.bn.running_var.uniform_(0.5, 2.0)
+    transformer = Flux2Transformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=48, timestep_guidance_channels=8, axes_dims_rope=(2, 2, 2, 2), guidance_embeds=False,
+    )
+    return Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae.eval(), transformer=transformer, **_qwen3(28),
+    )
+
+
+def _qwen_image(size: Size) -> Any:
+    from diffusers import (
+        AutoencoderKLQwenImage,
+        FlowMatchEulerDiscreteScheduler,
+        QwenImagePipeline,
+        QwenImageTransformer2DModel,
+    )
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": 300, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "num_key_value_heads": 1,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
+        },
+        vision_config={"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 16},
+    )
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=16, axes_dims_rope=(2, 2, 4),
+    )
+    vae = AutoencoderKLQwenImage(
+        base_dim=4, z_dim=4, num_res_blocks=1, latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 0.5, 1.0, 2.0]
+    )
+    return QwenImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae.eval(), transformer=transformer,
+        text_encoder=Qwen2_5_VLForConditionalGeneration(config), tokenizer=_qwen_tokenizer(),
+    )
+
+
+def _sana(size: Size) -> Any:
+    from diffusers import AutoencoderDC, FlowMatchEulerDiscreteScheduler, SanaPipeline, SanaTransformer2DModel
+    from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
+
+    config = Gemma2Config(
+        vocab_size=300, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=4,
+    )
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581", *"abcdefghijklmnopqrstuvwxyz"]
+    layers = {"encoder_block_out_channels": (4,) * 6, "decoder_block_out_channels": (4,) * 6}
+    vae = AutoencoderDC(
+        latent_channels=4, scaling_factor=0.41407, attention_head_dim=2, encoder_layers_per_block=(1,) * 6,
+        decoder_layers_per_block=(1,) * 6, encoder_qkv_multiscales=((),) * 6, decoder_qkv_multiscales=((),) * 6,
+        downsample_block_type="conv", upsample_block_type="interpolate", **layers,
+    )
+    transformer = SanaTransformer2DModel(
+        in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=4,
+        num_cross_attention_heads=2, cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=8,
+        sample_size=32,
+    )
+    return SanaPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae.eval(), transformer=transformer,
+        text_encoder=Gemma2Model(config),
+        tokenizer=GemmaTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[]),
+    )
+
+
 KINDS: dict[str, Callable[[Size], Any]] = {
     "sd15": _stable_diffusion,
     "sd21": lambda size: _stable_diffusion(size, "v_prediction"),
@@ -192,6 +345,13 @@ KINDS: dict[str, Callable[[Size], Any]] = {
     "flux": _flux,
     "flux-schnell": lambda size: _flux(size, guidance=False),
     "sd3": _sd3,
+    "chroma": _chroma,
+    "pixart": _pixart,
+    "lcm": _latent_consistency,
+    "z-image": _z_image,
+    "flux2": _flux2,
+    "qwen-image": _qwen_image,
+    "sana": _sana,
 }
 
 

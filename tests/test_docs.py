@@ -24,6 +24,7 @@ PAGES = [
     *sorted((ROOT / "checkpoints").glob("*/*.md")),
 ]
 BY_NAME = {"README": ROOT / "README.md", "quickstart": ROOT / "docs" / "quickstart.md"}
+SNIPPETS = BY_NAME | {"denoisers": ROOT / "docs" / "denoisers.md"}
 
 CALLBACKS = """
   callbacks:
@@ -89,9 +90,9 @@ def test_commands_run(name: str, visitor: Path) -> None:
         assert run(arguments, visitor) == 0, " ".join(arguments)
 
 
-@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("name", SNIPPETS)
 def test_python_snippets_run(name: str, visitor: Path) -> None:
-    found = blocks(BY_NAME[name], "python")
+    found = blocks(SNIPPETS[name], "python")
     assert found
     for code in found:
         exec(compile(code, name, "exec"), {})

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ...lightning_modules.priors.interface import Prior
 from .. import container
@@ -137,6 +138,7 @@ class DiffC:
         segments: int | None = None,
         lossless: bool = False,
         prompt: str = "",
+        focus: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Stream:
         """The stream of uint8 `image` [3, H, W].
@@ -147,17 +149,20 @@ class DiffC:
         lossless  restore every pixel by one more segment, behind the steps that bpp or segments ask for; without
                   either no step is sent: the shortest file and the fastest, but none of its prefixes is a picture
         prompt    what the image shows, for priors that read text; it becomes part of the file
+        focus     [H, W], 0 to 1: where it is less than 1, more is left out, which leaves more bits for the rest
         progress  called with (steps done, steps at most)
         Raises CodecError.
         """
         if lossless and not self.lossless:
             raise CodecError("this model works on latents and has no lossless mode")
+        if lossless and focus is not None:
+            raise CodecError("a focus makes no sense for a lossless file")
         if lossless and bpp is None and segments is None:
             params = HeaderParams(self.preset, self.coder, group_budgets=True, lossless=True)
             return self._with_pixels(Stream(self._header(image, params), ()), image, None)
         with self._precision(lossless):
             water_filling = 0.0 if lossless else self.water_filling
-            encoder = self._encoder(image, bpp, segments, water_filling, prompt, progress)
+            encoder = self._encoder(image, bpp, segments, water_filling, prompt, progress, focus)
             encode_together(self.chain, [encoder])
             stream = self._finished(encoder, bpp)
             if not lossless:
@@ -186,9 +191,14 @@ class DiffC:
 
     def _encoder(
         self, image: Tensor, bpp: float | None, segments: int | None, water_filling: float, prompt: str,
-        progress: Progress | None,
+        progress: Progress | None, focus: Tensor | None = None,
     ) -> ImageEncoder:
         check_image(image)
+        if focus is not None and focus.shape != image.shape[1:]:
+            raise CodecError(
+                f"the focus has {' x '.join(map(str, reversed(focus.shape)))} pixels, and the image "
+                f"{image.shape[2]} x {image.shape[1]}"
+            )
         if bpp is not None and not (bpp > 0 and math.isfinite(bpp)):
             raise CodecError("--bpp must be a positive number")
         steps = len(self.schedules[self.preset].timesteps)
@@ -197,7 +207,10 @@ class DiffC:
         limit = math.inf if bpp is None else math.floor(bpp * image.shape[1] * image.shape[2] / 8)
         conditioning = Conditioning(prompt, self.guidance, self.denoising_guidance)
         params = HeaderParams(self.preset, self.coder, True, False, conditioned=bool(conditioning.to_bytes()))
-        request = Request(self.chain, self.prior.encode(image[None]), segments or steps, limit, water_filling)
+        x0 = self.prior.encode(image[None])
+        if focus is not None:  # as large as x0, which may be latents
+            focus = F.adaptive_avg_pool2d(focus.to(x0)[None], tuple(x0.shape[-2:]))[0]
+        request = Request(self.chain, x0, segments or steps, limit, water_filling, focus)
         return ImageEncoder(
             request, self._header(image, params), params, conditioning,
             lambda stream: len(container.write(stream, self)), progress,

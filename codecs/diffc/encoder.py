@@ -25,21 +25,27 @@ from .subbands import SingleBand, Subbands, step_bits, subbands_of
 
 CODES_SHARE = 0.02  # each group gets a budget code of its own when the codes are at most this share of the file
 WATER_FILLING_BLOCK = 32  # side of the blocks in whose subbands small differences are left out
+UNFOCUSED = 8.0  # docs/decisions/0071-focus.md
 
 Progress = Callable[[int, int], None]  # (steps done, steps at most)
 
 
-def water_filled(difference: Tensor, log_snr: float, water_filling: float) -> Tensor:
+def water_filled(
+    difference: Tensor, log_snr: float, water_filling: float, focus: Tensor | None = None
+) -> Tensor:
     """`difference` [1, C, h, w] = x0 - x0_hat without what the noise at `log_snr`, where the file ends, would drown.
 
     water_filling  half of a subband of a block stays where its mean square is this multiple of the noise's variance
                    exp(-log_snr), more where it is larger; 0: everything stays
+    focus          [h, w], 1 where that holds; UNFOCUSED (1 - focus) is added to `water_filling` elsewhere
     """
-    if not water_filling:
+    if not water_filling and focus is None:
         return difference
     _, channels, height, width = difference.shape
     subbands = subbands_of((channels, height, width), WATER_FILLING_BLOCK)
-    return subbands.water_fill(difference, math.exp(log_snr) / water_filling)
+    if focus is None:
+        return subbands.water_fill(difference, math.exp(log_snr) / water_filling)
+    return subbands.water_fill(difference, math.exp(log_snr) / (water_filling + UNFOCUSED * (1 - focus) + 1e-6))
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +55,7 @@ class Request:
     x0             the image as the prior sees it, [1, C, h, w]
     steps          steps at most
     limit          bytes of the file at most
-    water_filling  see `water_filled`
+    water_filling, focus  see `water_filled`
     """
 
     chain: SharedChain
@@ -57,6 +63,7 @@ class Request:
     steps: int
     limit: float
     water_filling: float
+    focus: Tensor | None = None
 
     @property
     def shape(self) -> Shape:
@@ -81,7 +88,7 @@ class Request:
             bits_left -= ratio * step.bits
             if bits_left < 0:
                 break
-        return water_filled(self.x0 - x_hat, self.chain.prior.log_snr(end), self.water_filling)
+        return water_filled(self.x0 - x_hat, self.chain.prior.log_snr(end), self.water_filling, self.focus)
 
 
 class BudgetChoice:

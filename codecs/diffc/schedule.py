@@ -82,6 +82,8 @@ def find_schedules(prior: Prior, name: str | None = None) -> tuple[list[Schedule
         try:
             path = resource(f"configs/diffc/{shipped}.json")
         except FileNotFoundError:
+            if name is None:
+                raise ModelError(f"{shipped}, the model's calibration, is missing; make it with calibrate.py") from None
             raise ModelError(f"there is no schedule {shipped!r}, neither a file nor a shipped one") from None
     return parse_schedules(read_json(path), str(path)), False
 

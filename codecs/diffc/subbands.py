@@ -119,16 +119,18 @@ class Subbands:
         found = [matrix[row] for matrix, row in zip(coefficients, rows, strict=True)]
         return torch.cat([matrix.flatten() for matrix in found])
 
-    def water_fill(self, x: Tensor, scale: float) -> Tensor:
+    def water_fill(self, x: Tensor, scale: float | Tensor) -> Tensor:
         """x [1, C, h, w] with every subband of every single block multiplied by u / (1 + u), u = scale * mean square.
 
-        A Wiener gain: what is small beside noise of variance 1 / scale goes, what is large stays.
+        A Wiener gain: what is small beside noise of variance 1 / scale goes, what is large stays.  A tensor `scale`
+        [h, w] says it for every place; a block takes the mean of its own.
         """
         matrices = self.transform(x)
-        for matrix, places in zip(matrices, self._places_on(x.device), strict=True):
+        for region, matrix, places in zip(self.regions, matrices, self._places_on(x.device), strict=True):
             bands = places.subbands
+            local = self._cut(scale[None], region).mean((0, 2, 4)).flatten() if isinstance(scale, Tensor) else scale
             sums = matrix.new_zeros(len(self.counts), matrix.shape[1]).index_add_(0, bands, matrix.square())
-            u = scale * sums / places.counts.clamp(min=1)[:, None]
+            u = local * sums / places.counts.clamp(min=1)[:, None]
             matrix *= (u / (1 + u))[bands]
         return self.invert(matrices)
 

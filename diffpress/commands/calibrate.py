@@ -60,7 +60,8 @@ def write_calibration(
 ) -> int:
     """Calibrate and write; returns 0, the number of failures.
 
-    model    model folder, or hub id of a pipeline; calibration.json is written into it
+    model    model folder, hub id of a pipeline, or a denoiser's name (deepinv:NAME, MODULE:NAME, FILE.py:NAME);
+             calibration.json is written into the folder; for a denoiser it is kept in the user's cache
     data     folder of photos that the model has not seen
     images   photos to measure, evenly spread over the folder
     size     side of the crop taken from each, in pixels
@@ -83,6 +84,7 @@ def write_calibration(
     from ..data import crop, list_images, read_image, write_file
     from ..lightning_modules import ModelError, load_model
     from ..lightning_modules.identity import read_json
+    from ..lightning_modules.priors.function import FunctionPrior
     from ..lightning_modules.priors.interface import Prior
 
     prior = load_model(model, device=device, **(loading or {}))
@@ -109,7 +111,8 @@ def write_calibration(
         path = prior.folder / "prior.json"
         write_file(path, (json.dumps(read_json(path) | {"pyramid": nodes}) + "\n").encode())
     text = re.sub(r"\[[^][{}]*\]", lambda row: " ".join(row[0].split()), json.dumps(table, indent=1))  # a row per list
-    write_file(out or prior.folder / "calibration.json", (text + "\n").encode())
+    own = Path(prior.schedule or "") if isinstance(prior, FunctionPrior) else prior.folder / "calibration.json"
+    write_file(out or own, (text + "\n").encode())
     for preset in table["presets"]:
         print(f"{preset['name']}: {len(preset['levels'])} steps to level {preset['levels'][-1]}")
     return 0

@@ -9,7 +9,15 @@ from typing import Any
 
 from .errors import UsageError
 from .option import Option
-from .signatures import class_constant, class_options, codec_places, method_options, takes_model
+from .signatures import (
+    class_constant,
+    class_options,
+    codec_places,
+    constant,
+    function_options,
+    method_options,
+    takes_model,
+)
 
 # What only a decoder uses of a constructor's options, and what both sides use.
 ENDING = ("reconstruction", "flow_steps")
@@ -37,10 +45,10 @@ def codec_options(name: str) -> CodecOptions:
     if name not in places:
         raise UsageError(f"unknown codec {name!r}; available: {', '.join(sorted(places))}")
     place = places[name]
-    return CodecOptions(
-        class_constant(*place, "suffix"), takes_model(*place), class_options(*place),
-        method_options(*place, "encode"),
-    )  # fmt: skip
+    encode = method_options(*place, "encode")
+    if name in constant("codecs/targets.py", "CODECS_WITH_TARGETS"):
+        encode |= function_options("codecs/targets.py", "encode_to")
+    return CodecOptions(class_constant(*place, "suffix"), takes_model(*place), class_options(*place), encode)
 
 
 @cache

@@ -90,7 +90,7 @@ class Compressing:
         told = asdict(self)
         for name in ("device", "verify", "resume", "force"):
             del told[name]
-        return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(told, sort_keys=True, default=_as_json).encode()).hexdigest()[:12]
 
     def open(self) -> Work:
         """See Settings."""
@@ -116,6 +116,7 @@ class _Compressor:
     def __call__(self, source: Path, target: Path, known: Entry | None, tick: Tick) -> Done:
         from ..codecs import attachments, container
         from ..codecs.registry import MODEL_CODECS
+        from ..codecs.targets import encode_to
         from ..data.images import read_photo, write_file
 
         settings = self.settings
@@ -131,7 +132,7 @@ class _Compressor:
         start = time.perf_counter()
         if self.prompt_of is not None:
             extra["prompt"] = self.prompt_of(source, photo.image)
-        stream = self.codec.encode(photo.image, **settings.options.encode, **extra)
+        stream = encode_to(self.codec, photo.image, **settings.options.encode, **extra)
         notes = list(photo.notes)
         if photo.alpha is not None or photo.metadata:
             stream = attachments.attach(stream, photo.alpha, photo.metadata)
@@ -163,6 +164,11 @@ class _Compressor:
         model = getattr(self.codec, "fingerprint", b"").hex()
         return {"pixels": digest.hexdigest(), "codec": self.settings.codec, "model": model,
                 "settings": self.settings.identity}  # fmt: skip
+
+
+def _as_json(value: Any) -> str:
+    """Paths as they are; a tensor (a focus) by its digest, since its text leaves most of it out."""
+    return hashlib.sha256(value.numpy().tobytes()).hexdigest() if hasattr(value, "numpy") else str(value)
 
 
 def _intact(known: Entry, target: Path) -> bool:

@@ -15,9 +15,11 @@ from .option import Option
 from .signatures import codec_places
 
 CODEC = Option("codec", "str", "diffc")
-RATES = ("bpp", "segments", "lossless")  # options that say how large a file may be
+TARGETS = ("bpp", "lossless", "psnr", "bytes", "quality")
+RATES = (*TARGETS, "segments")  # options that say how large a file may be
 DEFAULT_BPP = 1.0
-COMMON = ("bpp", "segments", "lossless", "preset")  # of the codecs' own options, those that stand on top of the help
+FOCUS = Option("focus", "Path", help="image of the same size: white where bits matter, black where they do not")
+COMMON = ("segments", "preset")  # of the codecs' own options, those that stand on top of the help
 PROMPTS = [
     Option("captions", "Path", help="a prompt for each image: a file of lines NAME<tab>TEXT, or of JSON"),
     Option("caption_model", "str", help="BLIP model, folder or hub id, that writes a prompt for each image"),
@@ -44,6 +46,7 @@ def parser() -> CommandLine:
         Option("config", "Path", help="YAML file with any of these options; options on the command line override it"),
         Option("force", "bool", help="overwrite existing files"),
     ], {"out": ("-o", "--output-dir")})  # fmt: skip
+    p.add_options("how good or how large: one of these", [_common(name, learned, others) for name in TARGETS])
     p.add_options("photographs", [
         Option("background", "str", help="composite transparency over this colour, a name or #rrggbb; if not given, "
                "files of our format keep it, and others have it over white"),
@@ -58,7 +61,7 @@ def parser() -> CommandLine:
         Option("shard", "str", help="I/N: of all files every N-th from the I-th on, for N machines with one folder"),
     ])  # fmt: skip
     for name, own in learned.items():
-        p.add_options(name, [everything[key] for key in own])
+        p.add_options(name, [everything[key] for key in own] + ([FOCUS] if "prompt" in own else []))
         if "prompt" in own:
             p.add_options(f"{name}, a prompt for each image", PROMPTS)
     p.add_options("codecs for comparison", [everything[key] for own in others.values() for key in own])
@@ -114,16 +117,19 @@ def _command(given: dict[str, Any]) -> int:
     if default_rate:
         given["bpp"] = DEFAULT_BPP
     mine = {"codec", "out", "model", "device", "config", "force", "image_dir", "images", "captions", "caption_model",
-            "background", "metadata", "jobs", "resume", "verify", "shard"}  # fmt: skip
+            "background", "metadata", "jobs", "resume", "verify", "shard", "focus"}  # fmt: skip
     routed = route(name, given, [key for key in given if key not in mine])
     if given["model"] is not None and not own.takes_model:
         raise UsageError(f"--model does not apply to --codec {name}")
+    if given["focus"] is not None and "prompt" not in own.encode:
+        raise UsageError(f"--focus does not apply to --codec {name}")
 
     if given["metadata"] is not None and not own.takes_model:
         raise UsageError(f"--metadata does not apply to --codec {name}")
     if given["jobs"] is not None and given["jobs"] < 1:
         raise UsageError("--jobs must be at least 1")
 
+    from ..codecs.targets import check_targets, read_focus
     from ..data import list_images
     from ..data.images import check_colour
     from .batch import default_processes, run_batch
@@ -131,6 +137,9 @@ def _command(given: dict[str, Any]) -> int:
     from .files import plan
     from .manifest import Manifest
 
+    check_targets(name, routed.encode)
+    if given["focus"] is not None:
+        routed.encode["focus"] = read_focus(given["focus"])
     if given["background"] is not None:
         check_colour(given["background"])
     settings = Compressing(
@@ -150,5 +159,5 @@ def _command(given: dict[str, Any]) -> int:
     with manifest or nullcontext():
         code = run_batch(jobs, settings, min(processes, len(jobs)), manifest, settings.resume)
     if default_rate:
-        print(f"at most {DEFAULT_BPP:g} bpp, as no rate was given; choose one with --bpp, --segments or --lossless")
+        print(f"at most {DEFAULT_BPP:g} bpp, as no rate was given; choose with --bpp, --psnr, --quality or --lossless")
     return code

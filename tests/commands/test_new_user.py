@@ -119,7 +119,7 @@ WRONG = [
     (["compress.py", "absent.png"], "absent.png: no such file or folder"),
     (["compress.py", "photo.png", "--bpp", "much"], "--bpp takes a number, not 'much'"),
     (["compress.py", "photo.png", "--bpp"], "--bpp"),
-    (["compress.py", "photo.png", "--quality", "50"], "--quality does not apply to --codec diffc"),
+    (["compress.py", "photo.png", "--tune", "psnr"], "--tune does not apply to --codec diffc"),
     (["compress.py", "photo.png", "--codec", "gif"], "unknown codec 'gif'; available: avif"),
     (["compress.py", "photo.png", "--lossles"], "there is no option --lossles"),
     (["compress.py", "photo.png", "--config", "absent.yaml"], "the configuration file absent.yaml cannot be read"),
@@ -140,7 +140,6 @@ WRONG = [
     (["train.py", "fit", "-c", "absent.yaml"], "absent.yaml"),
     (["train.py", "export", "photo.png"], "folder"),
     (["train.py", "export", "photo.png", "folder"], "photo.png is damaged, or no checkpoint\n"),
-    (["correlate", "folder", "--nope"], "--nope"),
     (["data", "download-kodak", "--nope"], "--nope"),
     (["calibrate.py", "--data", "photos"], "--model must name what to calibrate"),
     (["calibrate.py", "--pyramid", "true"], "no option takes the word true"),
@@ -153,14 +152,13 @@ def test_a_wrong_command_says_one_sentence(
     here: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     from diffpress.commands.calibrate import main as calibrate
-    from diffpress.commands.correlate import main as correlate
     from diffpress.commands.data import main as data
     from diffpress.commands.train import main as train
 
     (here / "empty").mkdir()
     (here / "wrong.yaml").write_text("bbp: 1\n")
     mains = {"compress.py": compress, "decompress.py": decompress, "calibrate.py": calibrate, "train.py": train,
-             "correlate": correlate, "data": data}  # fmt: skip
+             "data": data}  # fmt: skip
     command = mains[words[0]]
     assert command(words[1:]) == (1 if "neither" in message else 2)
     said = capsys.readouterr()

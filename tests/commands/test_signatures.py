@@ -12,6 +12,7 @@ import pytest
 
 from diffpress.codecs import codec_names
 from diffpress.codecs.registry import MODEL_CODECS, codec_class
+from diffpress.codecs.targets import CODECS_WITH_TARGETS, encode_to
 from diffpress.commands import calibrate, cli_reference, compress, decompress
 from diffpress.commands.codec_options import DECODING, codec_options, loading_options
 from diffpress.commands.command_line import CommandLine
@@ -21,7 +22,7 @@ from diffpress.commands.signatures import codec_places
 from diffpress.lightning_modules import LOADING
 from helpers import ROOT
 
-NOT_WORDS = {"self", "image", "model", "schedules", "progress", "options"}  # what no word can name
+NOT_WORDS = {"self", "image", "model", "schedules", "progress", "options", "focus"}  # what no word can name
 
 
 def visible(function: Callable[..., Any]) -> dict[str, Any]:
@@ -44,6 +45,8 @@ def test_options_are_those_of_the_imported_codec(name: str) -> None:
             assert not options  # inherited: the classical codecs' encode takes the constructor's options
             continue
         expected = {key: value for key, value in visible(function).items() if key not in NOT_WORDS}
+        if name in CODECS_WITH_TARGETS and function is cls.encode:
+            expected |= {key: value for key, value in visible(encode_to).items() if key not in {*NOT_WORDS, "codec"}}
         assert {key: one.default for key, one in options.items()} == expected
 
 

@@ -1,0 +1,169 @@
+"""Files of a named quality or size: so much PSNR, as good as a JPEG, or so many bytes.
+
+Bytes are a limit that an encoder keeps.  For a PSNR, DiffC encodes and decodes until the file is the smallest that
+reaches it, within TOLERANCE: about 4 times, starting from a JPEG of that PSNR.  UQDM's segments are complete files.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..data.images import read_image, to_pil
+from . import container
+from .base import Codec, CodecError, Stream, check_image
+
+TARGETS = ("bpp", "lossless", "psnr", "bytes", "quality")
+CODECS_WITH_TARGETS = ("diffc", "uqdm")
+TOLERANCE = 0.06  # dB above a PSNR that are not worth another search step: 1 % of the file
+MOST_TRIALS = 12
+SLOPE = 3.6  # dB per doubling of a DiffC file, to start with
+JPEG_SHARE = 0.4  # bytes of a DiffC file by those of a JPEG of its PSNR, to start with
+
+
+def encode_to(
+    codec: Codec,
+    image: torch.Tensor,
+    *,
+    psnr: float | None = None,
+    bytes: int | None = None,
+    quality: int | None = None,
+    **options: Any,
+) -> Stream:
+    """The stream of uint8 `image` [3, H, W] that meets one target; with none, as codec.encode.
+
+    psnr     least file that has this PSNR in dB, decided on the decoded image
+    bytes    largest file of at most so many bytes
+    quality  1 to 100: PSNR of a JPEG of that quality (without chroma subsampling)
+    options  of codec.encode
+    Raises CodecError, also for a target that cannot be met; it says what can.
+    """
+    targets = {name: value for name, value in (("psnr", psnr), ("bytes", bytes), ("quality", quality))
+               if value is not None}  # fmt: skip
+    check_targets(codec.name, options | targets)
+    if codec.name not in CODECS_WITH_TARGETS:
+        return codec.encode(image, **options)
+    check_image(image)
+    if bytes is not None:
+        return codec.encode(image, bpp=bpp_of(bytes, image), **options)
+    if quality is not None:
+        _, psnr = jpeg(image, quality)
+    if psnr is None:
+        return codec.encode(image, **options)
+    return (_fewest_segments if codec.name == "uqdm" else _least_bytes)(codec, image, psnr, options)
+
+
+def check_targets(name: str, options: Mapping[str, Any]) -> None:
+    """Raise CodecError where `options` of encode_to for the codec called `name` exclude each other or make no sense."""
+    given = [target for target in TARGETS if options.get(target)]
+    if name not in CODECS_WITH_TARGETS:
+        for target in {"psnr", "bytes", "quality"}.intersection(given):
+            raise CodecError(f"--{target} does not apply to --codec {name}")
+    elif len(given) > 1 and given != ["bpp", "lossless"]:  # DiffC then sends a lossy picture first
+        raise CodecError(f"--{given[0]} and --{given[1]} exclude each other")
+    if not 0 < options.get("psnr", 1) < math.inf:
+        raise CodecError("--psnr must be a positive number of dB")
+    if not options.get("bytes", 1) > 0:
+        raise CodecError("--bytes must be positive")
+    if not 1 <= options.get("quality", 1) <= 100:
+        raise CodecError("--quality must lie between 1 and 100")
+
+
+def read_focus(path: str | Path) -> torch.Tensor:
+    """float32 [H, W] for DiffC's `focus`: the brightness of an image file, 0 to 1; raises ImageError."""
+    return read_image(path).float().mean(0) / 255
+
+
+def bpp_of(size: int, image: torch.Tensor) -> float:
+    """Bits per pixel that are `size` bytes, rounded up by less than a byte."""
+    return 8 * (size + 0.5) / (image.shape[1] * image.shape[2])
+
+
+def jpeg(image: torch.Tensor, quality: int) -> tuple[int, float]:
+    """(bytes, PSNR) of uint8 `image` [3, H, W] as a JPEG."""
+    file = io.BytesIO()
+    to_pil(image).save(file, "JPEG", quality=quality, subsampling=0)
+    decoded = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
+    return len(file.getvalue()), psnr_of(decoded, image)
+
+
+def psnr_of(image: torch.Tensor, original: torch.Tensor) -> float:
+    """PSNR in dB over all samples of two uint8 images; infinite when they are equal."""
+    mse = float((image.double() - original.double()).square().mean())
+    return 10 * math.log10(255**2 / mse) if mse else math.inf
+
+
+def _least_bytes(codec: Codec, image: torch.Tensor, target: float, options: dict[str, Any]) -> Stream:
+    """A secant search over the logarithm of the file's size, held between what is too little and what is enough."""
+    quality = _first(range(1, 101), lambda one: jpeg(image, one)[1] >= target)
+    size = math.log2(JPEG_SHARE * jpeg(image, quality or 100)[0])
+    trials: list[tuple[float, float]] = []  # log2 of the bytes, PSNR
+    best: Stream | None = None
+    for _ in range(MOST_TRIALS):
+        try:
+            stream = codec.encode(image, bpp=bpp_of(round(2**size), image), **options)
+        except CodecError:
+            if len(trials) == 3 and best is None:
+                raise
+            trials.append((size, -math.inf))  # too little for a single step
+        else:
+            found = psnr_of(codec.decode(stream), image)
+            used = math.log2(len(container.write(stream, codec)))
+            if found < target and used < size - 0.1:
+                raise CodecError(f"this model gives at most {found:.2f} dB for this image, in {round(2**used)} bytes")
+            if found >= target and all(used < one for one, psnr in trials if psnr >= target):
+                best = stream
+            trials.append((used, found))
+        high = min((trial for trial in trials if trial[1] >= target), default=None)
+        low = max((trial for trial in trials if trial[1] < target), default=None)
+        between = 2 ** high[0] - 2 ** low[0] if high and low else math.inf  # bytes
+        if high and (high[1] <= target + TOLERANCE or between < max(1.5, 2 ** high[0] / 300)):
+            break
+        size = _next_size(trials, low, high, target + TOLERANCE / 2)
+    if best is None:
+        raise CodecError(f"no file of {target:.2f} dB was found in {MOST_TRIALS} trials")
+    return best
+
+
+def _next_size(
+    trials: list[tuple[float, float]], low: tuple[float, float] | None, high: tuple[float, float] | None, wanted: float
+) -> float:
+    """The size, log2 of bytes, to try behind `trials`, of which `low` and `high` enclose the one wanted."""
+    if low and high:
+        share = (wanted - low[1]) / (high[1] - low[1]) if low[1] > -math.inf else 0.5
+        return low[0] + min(max(share, 0.1), 0.9) * (high[0] - low[0])
+    if low and low[1] == -math.inf:
+        return low[0] + 1
+    (before, then), (size, found) = trials[-2:] if len(trials) > 1 else [trials[0]] * 2
+    slope = (found - then) / (size - before) if size != before else SLOPE
+    return size + (wanted - found) / min(max(slope, SLOPE / 2), 2 * SLOPE)
+
+
+def _fewest_segments(codec: Codec, image: torch.Tensor, target: float, options: dict[str, Any]) -> Stream:
+    whole = codec.encode(image, **options)
+    count = _first(
+        range(1, len(whole.segments) + 1),
+        lambda k: psnr_of(codec.decode(whole, segments=k), image) >= target,
+    )
+    if count is None:
+        raise CodecError(f"{len(whole.segments)} segments do not reach {target:.2f} dB")
+    return Stream(whole.header, whole.segments[:count])
+
+
+def _first(values: range, holds: Callable[[int], bool]) -> int | None:
+    """The first of `values` for which `holds`, which stays true from there on; None if it never is."""
+    low, high = 0, len(values)
+    while low < high:
+        middle = (low + high) // 2
+        if holds(values[middle]):
+            high = middle
+        else:
+            low = middle + 1
+    return values[low] if low < len(values) else None
