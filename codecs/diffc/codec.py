@@ -209,7 +209,7 @@ class DiffC:
         params = HeaderParams(self.preset, self.coder, True, False, conditioned=bool(conditioning.to_bytes()))
         x0 = self.prior.encode(image[None])
         if focus is not None:  # as large as x0, which may be latents
-            focus = F.adaptive_avg_pool2d(focus.to(x0)[None], tuple(x0.shape[-2:]))[0]
+            focus = F.adaptive_avg_pool2d(focus.to(x0)[None], (x0.shape[2], x0.shape[3]))[0]
         request = Request(self.chain, x0, segments or steps, limit, water_filling, focus)
         return ImageEncoder(
             request, self._header(image, params), params, conditioning,
