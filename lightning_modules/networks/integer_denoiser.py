@@ -289,17 +289,20 @@ class IntegerDenoiser:
 
     def __call__(self, z: Tensor, log_snr: float) -> Tensor:
         """x0_hat, float32 [B, 3, H, W], of z float32 [B, 3, H, W] at `log_snr`; H and W even."""
-        noise = math.exp(-0.5 * log_snr)  # c_skip, c_out and c_in of Karras et al. 2022, as in Denoiser.forward
-        variance = noise**2 + SIGMA_DATA**2
-        to_unit = math.sqrt((1.0 + noise**2) / variance)
-        skip = SIGMA_DATA**2 / variance * math.sqrt(1.0 + noise**2)
-        out = noise * SIGMA_DATA / math.sqrt(variance)
-        to_unit, skip, out = (float(torch.tensor(factor, dtype=torch.float32)) for factor in (to_unit, skip, out))
+        to_unit, skip, out = (float(np.float32(factor)) for factor in self.factors(log_snr))
         unit = z * (to_unit * INPUT_SCALE)  # a product with a power of two: rounded as `to_unit` alone
         x = F.pixel_unshuffle(unit.round_().clamp_(-INPUT_MAX, INPUT_MAX), 2)
         x = x.float().contiguous(memory_format=torch.channels_last)
         residual = self.engine.trunk(self.at(log_snr), x).to(z.dtype)
         return F.pixel_shuffle(residual, 2).mul_(out).add_(z * skip)
+
+    @staticmethod
+    def factors(log_snr: float) -> tuple[float, float, float]:
+        """(what brings z to unit variance, factor of z in x0_hat, factor of F), as in Denoiser.forward."""
+        noise = math.exp(-0.5 * log_snr)  # of Karras et al. 2022, table 1
+        variance = noise**2 + SIGMA_DATA**2
+        grown = math.sqrt(1.0 + noise**2)  # y = grown z
+        return grown / math.sqrt(variance), SIGMA_DATA**2 / variance * grown, noise * SIGMA_DATA / math.sqrt(variance)
 
     def to(self, device: torch.device) -> Self:
         """Run on `device`: 8-bit convolutions on a CPU that has them, else float32."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from diffpress.codecs import container
 from diffpress.codecs.diffc.codec import DiffC
 from diffpress.lightning_modules import load_model
+from diffpress.lightning_modules.diffusion.gaussian import posterior
 from helpers import ROOT, synthetic_photo
 
 # what oneDNN and torch may use, and threads
@@ -52,3 +57,19 @@ def test_every_machine_decodes_the_same(tmp_path: Path, machine: tuple[str, str 
         files[-1].write_bytes(container.write(stream, codec))
         expected.append(hashlib.sha256(codec.decode(stream).numpy().tobytes()).hexdigest())
     assert digests(machine, files) == expected
+
+
+def test_no_factor_of_the_shipped_steps_lies_between_two_floats() -> None:
+    codec = DiffC(load_model("diffc-pixel-2", device="cpu"))
+    prior, one, zero = codec.prior, torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    factors: list[float] = []
+    for schedule in codec.schedules:
+        log_snrs = [-math.inf, *map(prior.log_snr, schedule.timesteps)]
+        for t, s in pairwise(log_snrs):
+            keep, std = posterior(one, zero, s, t)
+            factors += [float(keep), float(std), float(posterior(zero, one, s, t)[0]), math.exp(s) - math.exp(t)]
+            for octave in range(8):  # lower resolutions see less noise
+                factors += prior.integers.factors(s + octave * math.log(4.0))  # type: ignore[attr-defined]
+    values = np.array(factors)
+    assert len(values) > 1000
+    assert np.array_equal((values * (1 - 1e-14)).astype(np.float32), (values * (1 + 1e-14)).astype(np.float32))
