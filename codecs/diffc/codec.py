@@ -122,11 +122,15 @@ class DiffC:
         return self.prior.lossless
 
     def reconstruction_of(self, preset: int) -> str:
-        """How a file of that preset is reconstructed: as asked for, else as suits the prior, fast files in one step."""
+        """How a file of that preset is reconstructed: as asked for, else as suits the prior."""
         if self.reconstruction:
             return self.reconstruction
         how = self.prior.reconstruction
-        return "mse" if how == "ensemble" and self.schedules[preset].name == FAST else how
+        return "mse" if how == "ensemble" and self.orientations_of(preset) == 1 else how
+
+    def orientations_of(self, preset: int) -> int:
+        """Of "ensemble": as suits the prior, all of them where it was asked for."""
+        return 8 if self.reconstruction else self.prior.orientations.get(self.schedules[preset].name, 8)
 
     # ---- encoding ------------------------------------------------------------------------------------------------
 
@@ -284,7 +288,8 @@ class DiffC:
                 else:
                     how = reconstruction or self.reconstruction_of(params.preset)
                     last = self.chain.guided(state, conditioning, self.denoising_guidance)
-                    x_hat = reconstruct(self.chain, last, how, self.flow_steps)
+                    count = 8 if reconstruction else self.orientations_of(params.preset)
+                    x_hat = reconstruct(self.chain, last, how, self.flow_steps, count)
                     image = self.prior.decode(x_hat, size)[0].cpu()
             yield image
 

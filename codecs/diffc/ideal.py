@@ -63,7 +63,8 @@ def _one_chain(
         state = chain.advance(state, x_hat, step.target, mu + chain.noise(IDEAL_KEY + state.step + 1, mu.numel()))
         if state.step in wanted:
             last = chain.guided(state, conditioning, codec.denoising_guidance)
-            estimate = reconstruct(chain, last, codec.reconstruction_of(codec.preset), codec.flow_steps)
+            how, count = codec.reconstruction_of(codec.preset), codec.orientations_of(codec.preset)
+            estimate = reconstruct(chain, last, how, codec.flow_steps, count)
             points.append(IdealPoint(state.step, bits, prior.decode(estimate, size)[0].cpu()))
     return points
 

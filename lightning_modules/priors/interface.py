@@ -8,8 +8,9 @@ integers that can be written down in a file, whatever the model.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import torch
@@ -32,6 +33,7 @@ class Prior(Protocol):
     exact           whether denoise gives the same bits on every machine; the codec's own arithmetic then does so, too
     lossless        whether decode(encode(image)) == image, so that lossless codecs can work with it
     reconstruction  how DiffC's decoding ends unless told otherwise (codecs/diffc)
+    orientations    how many that reconstruction averages where it is "ensemble", by preset; 8 for others
     schedule        name of the shipped schedule (configs/diffc) for a model without calibration; None: there is none
     """
 
@@ -43,6 +45,7 @@ class Prior(Protocol):
     exact: bool = False
     lossless: bool = False
     reconstruction: Reconstruction = "mse"
+    orientations: Mapping[str, int] = MappingProxyType({"fast": 1})
     schedule: str | None = None
 
     @abstractmethod

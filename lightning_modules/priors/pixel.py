@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -125,6 +126,7 @@ class IntegerPrior(DenoiserPrior):
     """The shipped prior in integers (networks/integer_denoiser.py): the same estimates on every machine."""
 
     exact = True
+    orientations = MappingProxyType({"fast": 2, "default": 4})
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu", tile: int = 1024) -> None:
         self.integers = IntegerDenoiser.load(folder).to(torch.device(device))

@@ -15,7 +15,8 @@ from diffpress.codecs import CodecError, container, get_codec
 from diffpress.codecs.base import ModelMismatch
 from diffpress.codecs.diffc.chain import State
 from diffpress.codecs.diffc.codec import DiffC
-from diffpress.codecs.diffc.header import CODERS
+from diffpress.codecs.diffc.decoder import receive_step
+from diffpress.codecs.diffc.header import CODERS, Conditioning
 from diffpress.codecs.diffc.reconstruction import reconstruct
 from diffpress.codecs.diffc.schedule import find_schedules
 from diffpress.evaluation.metrics import psnr
@@ -99,6 +100,18 @@ def test_ensemble_averages_the_orientations() -> None:
         for latent in (z, z.rot90(1, (-2, -1)).flip(-1))
     )
     torch.testing.assert_close(upright.rot90(1, (-2, -1)).flip(-1), turned, atol=1e-4, rtol=0)
+
+
+def test_a_smaller_ensemble_is_between_one_estimate_and_all() -> None:
+    codec, photo = DiffC(load_model("diffc-pixel-2", device="cpu")), synthetic_photo(96, 128)
+    assert [codec.orientations_of(number) for number in range(3)] == [2, 4, 8]
+    stream, state = codec.encode(photo, bpp=1.0), codec.chain.start((96, 128), Conditioning())
+    for _ in stream.segments:
+        state = receive_step(codec.chain, stream, state)
+    one, four = (reconstruct(codec.chain, state, "ensemble", 1, count) for count in (1, 4))
+    assert torch.equal(one, reconstruct(codec.chain, state, "mse", 1))
+    assert torch.equal(codec.decode(stream), codec.prior.decode(four, (96, 128))[0])
+    assert psnr(codec.decode(stream), photo) > psnr(codec.decode(stream, reconstruction="mse"), photo)
 
 
 def test_fast_preset_saves_time_on_both_sides(tiny_prior: Path) -> None:
