@@ -26,6 +26,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -192,6 +193,8 @@ def decode_case(corpus: list[Sample], seed: int, number: int) -> str:
 def images(reader: str) -> list[bytes]:
     """Small pictures of a format in several modes."""
     found = []
+    with suppress(ImportError):
+        import pillow_jxl  # noqa: F401
     gradient = Image.merge("RGB", [Image.linear_gradient("L").resize((33, 17)).rotate(turn) for turn in (0, 90, 180)])
     for mode in ("RGB", "RGBA", "L", "P", "1", "LA", "CMYK", "I;16"):
         for options in ({}, {"exif": _exif(), "icc_profile": _profile()}):
@@ -284,7 +287,8 @@ def run(target: str, seed: int, first: int, cases: int) -> dict[str, Any]:
         counts[what.split(":")[0]] += 1
         if what.startswith("WRONG"):
             wrong.append([number, what])
-            print(target, number, what, flush=True)
+            if len(wrong) < 50:
+                print(target, number, what, flush=True)
     return {"seed": seed, "first": first, "cases": cases, "counts": dict(counts), "wrong": wrong[:50],
             "seconds": round(time.perf_counter() - start)}  # fmt: skip
 
