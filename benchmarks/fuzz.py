@@ -207,10 +207,10 @@ def images(reader: str) -> list[bytes]:
     return found
 
 
-def _exif() -> Image.Exif:
+def _exif() -> bytes:
     tags = Image.Exif()
     tags[0x0112], tags[0x010F] = 6, "Maker"
-    return tags
+    return tags.tobytes()
 
 
 def _profile() -> bytes:
