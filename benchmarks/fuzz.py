@@ -201,7 +201,7 @@ def images(reader: str) -> list[bytes]:
             buffer = io.BytesIO()
             try:
                 gradient.convert(mode).save(buffer, reader, **options)
-            except (OSError, ValueError, KeyError):
+            except (OSError, ValueError, KeyError, NotImplementedError):
                 continue
             found.append(buffer.getvalue())
     return found
