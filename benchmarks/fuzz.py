@@ -26,6 +26,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -192,22 +193,24 @@ def decode_case(corpus: list[Sample], seed: int, number: int) -> str:
 def images(reader: str) -> list[bytes]:
     """Small pictures of a format in several modes."""
     found = []
+    with suppress(ImportError):
+        import pillow_jxl  # noqa: F401
     gradient = Image.merge("RGB", [Image.linear_gradient("L").resize((33, 17)).rotate(turn) for turn in (0, 90, 180)])
     for mode in ("RGB", "RGBA", "L", "P", "1", "LA", "CMYK", "I;16"):
         for options in ({}, {"exif": _exif(), "icc_profile": _profile()}):
             buffer = io.BytesIO()
             try:
                 gradient.convert(mode).save(buffer, reader, **options)
-            except (OSError, ValueError, KeyError):
+            except (OSError, ValueError, KeyError, NotImplementedError):
                 continue
             found.append(buffer.getvalue())
     return found
 
 
-def _exif() -> Image.Exif:
+def _exif() -> bytes:
     tags = Image.Exif()
     tags[0x0112], tags[0x010F] = 6, "Maker"
-    return tags
+    return tags.tobytes()
 
 
 def _profile() -> bytes:
@@ -284,7 +287,8 @@ def run(target: str, seed: int, first: int, cases: int) -> dict[str, Any]:
         counts[what.split(":")[0]] += 1
         if what.startswith("WRONG"):
             wrong.append([number, what])
-            print(target, number, what, flush=True)
+            if len(wrong) < 50:
+                print(target, number, what, flush=True)
     return {"seed": seed, "first": first, "cases": cases, "counts": dict(counts), "wrong": wrong[:50],
             "seconds": round(time.perf_counter() - start)}  # fmt: skip
 

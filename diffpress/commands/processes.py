@@ -88,7 +88,7 @@ def _serve(connection: Connection, settings: Settings) -> None:
     import torch
 
     torch.set_num_threads(1)
-    from .memory import keep_freed_memory
+    from .errors import keep_freed_memory
 
     keep_freed_memory()
     with suppress(EOFError, OSError):  # the parent is gone

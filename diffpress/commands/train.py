@@ -95,8 +95,11 @@ def _export(words: list[str]) -> int:
 
 
 def _command(args: ArgsType) -> int:
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # lists devices and tips before it knows whether it can start
+    # these list devices and tips before they know whether anything can start
+    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     try:
         _CommandLine(
             L.LightningModule, ImageData, subclass_mode_model=True, seed_everything_default=0, args=args,
@@ -111,4 +114,7 @@ def _command(args: ArgsType) -> int:
         while cause is not None and not isinstance(cause, (ImageError, ModelError)):
             cause = cause.__cause__
         raise (cause or error) from error.__cause__
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
     return 0

@@ -92,7 +92,7 @@ def test_broken_images_are_named_and_the_rest_goes_on(
         (["--bpp", "-1"], "positive"),
         (["--segments", "0"], "between"),
         (["--preset", "none"], "unknown preset"),
-        (["--quality", "3"], "does not apply"),
+        (["--quality", "300"], "between 1 and 100"),
         (["--codec", "webp", "--bpp", "1"], "does not apply"),
     ],
 )

@@ -265,7 +265,7 @@ def test_captions_file(
     stream = container.read((tmp_path / "out" / "parrots.dfc").read_bytes(), codec)
     assert Conditioning.from_bytes(stream.segments[0])[0] == Conditioning("a photo of two birds")
     captions.write_text("no tab here\n")
-    assert compress([*arguments, "--captions", str(captions), "-o", str(tmp_path / "out")]) == 2
+    assert compress([*arguments, "--captions", str(captions), "-o", str(tmp_path / "none")]) == 2
     assert "expected a name, a tab and a caption" in capsys.readouterr().err
 
 
