@@ -3,7 +3,7 @@
     python -m diffpress.codecs.pixels.fit mixture.npz FOLDER ...
 
 For crops of the photos the coder runs as it does for a file; what its networks read and the pixels that came are kept,
-and each plane's network is fitted to them by Adam on the bits per pixel.  A minute or two on one core.
+and each plane's network is fitted to them by Adam on the bits per pixel.  About ten minutes on one core.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from . import mixture
 from .plane import WEIGHT_SCALE, Planes, parameters
 from .prediction import SLANT, Floats, Ints
 
-CROP = 96
-SMALL = 60  # images taken of an ImageNet64 file
-KEPT = 0.8  # share of the pixels that a network is fitted to
+CROP = 224
+SMALL = 150  # images taken of an ImageNet64 file
+KEPT = 0.4  # share of the pixels that a network is fitted to
 HIDDEN = 48
-STEPS, BATCH, RATE = 1500, 2048, 5e-3
+STEPS, BATCH, RATE = 6000, 2048, 4e-3
 ORDER = (1, 0, 2)
 
 Pixels = NDArray[np.uint8]

@@ -96,7 +96,8 @@ def _export(words: list[str]) -> int:
 
 def _command(args: ArgsType) -> int:
     # these list devices and tips before they know whether anything can start
-    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed")]
+    names = "pytorch.utilities.rank_zero", "fabric.utilities.seed"
+    loggers = [logging.getLogger(f"lightning.{name}") for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
