@@ -130,8 +130,9 @@ def write_outputs(comparison: Comparison) -> None:
     write_file(out / "tables.tex", latex(found).encode())
     for metric in metrics_of(curves):
         figure = draw(comparison.per_image, metric, f"{comparison.data}, {comparison.images} images")
-        for suffix in (".svg", ".pdf") if figure else ():
-            save_figure(figure, out / f"curves-{metric}{suffix}")
+        if figure is not None:
+            for suffix in (".svg", ".pdf"):
+                save_figure(figure, out / f"curves-{metric}{suffix}")
 
 
 def _parts(comparison: Comparison) -> tuple[str, list[Part]]:
@@ -180,7 +181,8 @@ def evaluate(
     """
     learned = learned or LearnedMetrics()
     points, means = read_published(published, data.name, data.names)
-    check_anchors(anchors, [*(spec.label for spec in specs), *(one.codec for one in [*points, *means])])
+    others = [*(one.codec for one in points), *(curve.codec for curve in means)]
+    check_anchors(anchors, [*(spec.label for spec in specs), *others])
     loop = EvaluationLoop(specs, data, out, learned.image, pictures, hypothetical, bool(learned.sets), tick)
     if not run(loop, device, devices, num_nodes):
         return None

@@ -25,7 +25,7 @@ def tables_of_files(
     Raises ImageError where the files are of several data sets, CodecError for an anchor that is none of them.
     """
     curves, points, means = _read(paths, published, "--tables")
-    check_anchors(anchors, [one.codec for one in [*curves, *points, *means]])
+    check_anchors(anchors, [*(one.codec for one in [*curves, *points]), *(curve.codec for curve in means)])
     data, images = curves[0].data, list(curves[0].curves)
     if out.suffix == ".tsv":
         write_rows([*curves, *points], out)

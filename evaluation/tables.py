@@ -24,7 +24,7 @@ from .per_image import (
     mean_lossless,
     reaching,
 )
-from .results import METRICS, Curve, metrics_of
+from .results import METRICS, Curve, Point, metrics_of
 
 RATES = (0.1, 0.25, 0.5, 1.0)  # bpp
 PER_IMAGE = (
@@ -73,11 +73,6 @@ def summarise(curves: Sequence[Curve], per_image: Sequence[PerImage], anchor: st
     for curve in curves:
         own, base = known.get(curve.codec), known.get(anchor)
         timed = [p for p in curve.points if p.complete and not p.hypothetical and "megapixels" in p.values]
-        costs = [
-            fmean(p.values[key] / p.values["megapixels"] for p in timed)
-            if timed and all(key in p.values for p in timed) else None
-            for key in ("encoding_time", "decoding_time", "encode_mib", "decode_mib")
-        ]
         first = [p.values["first_bytes"] for p in timed if "first_bytes" in p.values]
         lossless = curve.lossless_point
         lines.append(
@@ -85,13 +80,21 @@ def summarise(curves: Sequence[Curve], per_image: Sequence[PerImage], anchor: st
                 curve.codec,
                 len(own.curves) if own else 0,
                 mean_delta(base, own) if own and base and own is not base else None,
-                *costs,
+                _per_megapixel(timed, "encoding_time"),
+                _per_megapixel(timed, "decoding_time"),
+                _per_megapixel(timed, "encode_mib"),
+                _per_megapixel(timed, "decode_mib"),
                 min(first, default=None),
                 bits_per_dimension(lossless.values["bpp"]) if lossless else None,
                 curve.published,
             )
         )
     return lines
+
+
+def _per_megapixel(points: Sequence[Point], key: str) -> float | None:
+    known = bool(points) and all(key in point.values for point in points)
+    return fmean(point.values[key] / point.values["megapixels"] for point in points) if known else None
 
 
 def average_rows(
