@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,16 +78,14 @@ class MixtureNetwork(nn.Module):
 
     def __init__(self, inputs: Singles) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            [nn.Linear(inputs.shape[1], HIDDEN), nn.Linear(HIDDEN, HIDDEN), nn.Linear(HIDDEN, mixture.OUTPUTS)]
-        )
-        self.centre = torch.from_numpy(inputs.mean(0))
-        self.spread = torch.from_numpy(inputs.std(0)) + 1e-2
+        self.first, self.second = nn.Linear(inputs.shape[1], HIDDEN), nn.Linear(HIDDEN, HIDDEN)
+        self.third = nn.Linear(HIDDEN, mixture.OUTPUTS)
+        self.centre: Tensor = torch.from_numpy(inputs.mean(0))
+        self.spread: Tensor = torch.from_numpy(inputs.std(0)) + 1e-2
         self.start = torch.from_numpy(mixture.START).float()
 
     def forward(self, inputs: Tensor, means: Tensor, pixels: Tensor) -> Tensor:
-        first, second, third = self.layers
-        out = third(second(first((inputs - self.centre) / self.spread).relu()).relu())
+        out = self.third(self.second(self.first((inputs - self.centre) / self.spread).relu()).relu())
         k, two = mixture.COMPONENTS, math.log(2)
         log_scales = out[:, :k] + self.start
         log_weights = torch.log_softmax(out[:, k : 2 * k] * two, 1)
@@ -101,7 +100,7 @@ class MixtureNetwork(nn.Module):
 
     def folded(self) -> mixture.Network:
         """Weights of mixture.tables, on inputs that are not normalised."""
-        first, second, third = self.layers
+        first, second, third = self.first, self.second, self.third
         with torch.no_grad():
             weights = (first.weight / self.spread).T
             bias = first.bias - self.centre @ weights
@@ -147,7 +146,8 @@ def crops(folders: Sequence[Path]) -> list[Pixels]:
 
 def main(arguments: Sequence[str]) -> None:
     out, folders = Path(arguments[0]), [Path(folder) for folder in arguments[1:]]
-    images, stored = crops(folders), {}
+    images = crops(folders)
+    stored: dict[str, Any] = {}
     collected = []
     for number, image in enumerate(images):
         collected.append(collect(image, number))
