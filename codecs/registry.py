@@ -46,7 +46,7 @@ class ModelCodec(NamedTuple):
 
 
 MODEL_CODECS = {
-    "diffc": ModelCodec(1, 2, "diffc-pixel"),
+    "diffc": ModelCodec(1, 2, "diffc-pixel-2"),
     "uqdm": ModelCodec(2, 1, "uqdm-photo"),
     "bitsback": ModelCodec(3, 4, "diffc-pixel"),
 }

@@ -36,9 +36,10 @@ def test_loss_is_what_the_coder_needs(position: int, monkeypatch: pytest.MonkeyP
     image = synthetic_photo(40, 48)
     inputs, means, pixels, _ = fit.collect(image.numpy().astype(np.int64), 0)[position]
     shipped, network = parameters()[position][0], fit.MixtureNetwork(inputs)
+    layers = network.first, network.second, network.third
     network.centre, network.spread = torch.zeros(inputs.shape[1]), torch.ones(inputs.shape[1])
     with torch.no_grad():
-        for layer, (weights, bias) in zip(network.layers, zip(*[iter(mixture.NETWORK)] * 2, strict=True), strict=True):
+        for layer, (weights, bias) in zip(layers, zip(*[iter(mixture.NETWORK)] * 2, strict=True), strict=True):
             layer.weight.copy_(torch.from_numpy(shipped[weights].T))
             layer.bias.copy_(torch.from_numpy(shipped[bias]))
         loss = network(*(torch.from_numpy(array) for array in (inputs, means, pixels))).mean()
