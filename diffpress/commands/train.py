@@ -89,8 +89,9 @@ def _export(words: list[str]) -> int:
         help="a denoiser of one resolution with ReLU in integers, which gives the same estimates on every machine; "
         "exponents are chosen on the first photos of this folder",
     )  # fmt: skip
+    parser.add_argument("--last", action="store_true", help="the weights of the last step, not their average")
     options = parser.parse_args(words)
-    export(options.checkpoint, options.folder, options.half, options.integers)
+    export(options.checkpoint, options.folder, options.half, options.integers, options.last)
     return 0
 
 

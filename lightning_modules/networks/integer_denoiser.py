@@ -1,13 +1,14 @@
 """The denoiser in integers: the same estimate, bit for bit, on every machine, and several times as fast where there is
 int8 arithmetic.
 
-A convolution multiplies 8-bit weights by 8-bit activations and adds in 32 bits; its result is (sum + bias) / 2^e, with
+A convolution multiplies 8-bit weights by 8-bit activations and adds in 32 bits (the first and the last, whose sums are
+short, by larger weights or inputs); its result is (sum + bias) / 2^e, with
 an exponent e of its own for every output channel.  A power of two changes no digit, so that one rounding, half to even,
 is left: to the 8 bits of the next layer's input.  With q the rounding to integers, clamped to the range in brackets,
 
     h = stem(q[-2047, 2047](256 y))                              y the noisy image at unit variance
     h = h + conv_out(q[0, 255](conv_in(q[-128, 127](2^a h))))    for every residual block
-    F = head(q[-511, 511](2^a h))
+    F = head(q[-255, 255](2^a h))
 
 The lower bound 0 of a block's inner rounding is its ReLU.  The noise level (FiLM) is multiplied into the weights and
 biases of conv_in before these are rounded, `IntegerDenoiser.at`; what that needs is tabulated, so that no exponential
@@ -38,9 +39,9 @@ from torch.nn import functional as F
 from ..identity import ModelError, read_json
 from .denoiser import SIGMA_DATA, WEIGHTS
 
-INPUT_SCALE, INPUT_MAX, HEAD_MAX = 256, 2047, 511  # rounding of the input and of what the head sees
+INPUT_SCALE, INPUT_MAX, HEAD_MAX = 256, 2047, 255  # rounding of the input and of what the head sees
 SUM_LIMIT = 1 << 24  # the largest integer up to which float32 has them all
-LEAST_FACTOR, CONSTANT = 2.0**-7, 128
+LARGEST_BIAS = 1 << 20  # of a block's first convolution, in units of its sums
 LEVELS_KEPT = 64  # networks of one noise level that are kept; a file needs a few dozen
 
 
@@ -48,7 +49,7 @@ LEVELS_KEPT = 64  # networks of one noise level that are kept; a file needs a fe
 class IntegerConvolution:
     """A 3 x 3 convolution: (sum + bias) / 2^exponent.
 
-    weight    int8 [out, in, 3, 3]
+    weight    int8, or int32 where it is wider, [out, in, 3, 3]
     bias      int32 [out]
     exponent  int32 [out]
     """
@@ -219,7 +220,8 @@ class IntegerDenoiser:
               k.film                 float16 [nodes, 2, width]: factor and summand after conv_in
               k.top, k.mean          float16 [nodes, width]: largest and mean of the hidden activations
               k.conv_out.weight      float16 [C, width, 3, 3]; .bias float32 [C]
-              and stem.weight, stem.bias, head.weight, head.bias, head.columns, head.exponent
+              stem.weight, stem.bias, head.weight, head.bias; head.columns, head.exponent, head.mean as of a block,
+              the mean that of the head's input, float16 [nodes, C]
     """
 
     def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -232,7 +234,7 @@ class IntegerDenoiser:
         self.at = lru_cache(maxsize=LEVELS_KEPT)(self._at)
         self.engine: Engine = Int8Engine() if Int8Engine.works() else FloatEngine()
         weight, bias = self._doubles("stem.weight", "stem.bias")
-        self._stem = folded(weight / INPUT_SCALE, bias)
+        self._stem = folded(weight / INPUT_SCALE, bias, largest=INPUT_MAX)
         for node in self.nodes:
             if self._at(node).largest_sum() >= SUM_LIMIT:
                 raise ModelError("the integer network's sums could exceed 2^24")
@@ -251,32 +253,30 @@ class IntegerDenoiser:
         nearest = below + (share >= 0.5)
         blocks = tuple(self._block(k, below, share, nearest) for k in range(self.count))
         exponents = self.tensors["head.exponent"][nearest] + self.tensors["head.columns"].int()
-        weight, bias = self._doubles("head.weight", "head.bias")
-        head = folded(weight * power_of_two(-exponents)[:, None, None], bias)
-        return LevelNetwork(self._stem, blocks, power_of_two(exponents).float(), head)
+        weight, bias, mean = self._doubles("head.weight", "head.bias", "head.mean")
+        scale = power_of_two(exponents)
+        head = folded(weight / scale[:, None, None], bias, mean[nearest] * scale, HEAD_MAX)
+        return LevelNetwork(self._stem, blocks, scale.float(), head)
 
     def _block(self, k: int, below: int, share: float, nearest: int) -> LevelBlock:
         """Block k.  relu(f (w q + b) + s) = |f| relu(sign(f) (w q + b + s / f)): the factor f waits for conv_out.
 
-        A channel whose factor all but vanishes at this noise level is the constant relu(s), as CONSTANT units.
+        Where f all but vanishes at this noise level, s / f would be too large: f then makes the weights smaller.
         """
         exponent = int(self.tensors[f"{k}.exponent"][nearest])
         film = self.tensors[f"{k}.film"][below : below + 2].double()
         factor, summand = film[0] + (film[1] - film[0]) * share
         scale, bias = self._doubles(f"{k}.conv_in.scale", f"{k}.conv_in.bias")
-        scale, constant = scale * 2.0**-exponent, factor.abs() < LEAST_FACTOR
-        sign = torch.where(constant, 0, torch.where(factor < 0, -1, 1))
-        unit = torch.where(constant, summand.clamp(min=0) / CONSTANT, factor.abs() * scale)
-        bias = (bias + summand / torch.where(constant, 1, factor)) / scale * sign
-        bias = torch.where(constant, CONSTANT, bias)
+        scale, bias = factor * scale * 2.0**-exponent, factor * bias + summand
+        unit = torch.maximum(scale.abs(), bias.abs() / LARGEST_BIAS).clamp(min=2.0**-100)
+        weight = (self.tensors[f"{k}.conv_in.weight"] * (scale / unit)[:, None, None, None]).round()
         # the least exponent at which what is rounded stays within a byte: top <= 255 * 2^exponent * unit
-        _, hidden = torch.frexp(self.tensors[f"{k}.top"][nearest].double() / (255.0 * unit.clamp(min=2.0**-100)))
-        hidden = torch.where(constant, 0, hidden).clamp(-8, 24)
-        weight = self.tensors[f"{k}.conv_in.weight"] * sign.to(torch.int8)[:, None, None, None]
-        conv_in = IntegerConvolution(weight, whole_bias(bias), hidden.to(torch.int32))
+        _, hidden = torch.frexp(self.tensors[f"{k}.top"][nearest].double() / (255.0 * unit))
+        hidden = hidden.clamp(-8, 24)
+        conv_in = IntegerConvolution(weight.to(torch.int8), whole_bias(bias / unit), hidden.to(torch.int32))
         unit = unit * power_of_two(hidden)  # what 1 of the hidden activations stands for
         weight, bias, mean = self._doubles(f"{k}.conv_out.weight", f"{k}.conv_out.bias", f"{k}.mean")
-        conv_out = folded(weight * unit[:, None, None], bias, mean[nearest] / unit.clamp(min=2.0**-100))
+        conv_out = folded(weight * unit[:, None, None], bias, mean[nearest] / unit)
         columns = self.tensors[f"{k}.columns"].int()
         return LevelBlock(power_of_two(columns + exponent).float(), conv_in, conv_out)
 
@@ -329,20 +329,29 @@ class IntegerDenoiser:
         save_file(self.tensors, folder / WEIGHTS, {"format": "pt"})
 
 
-def folded(weight: Tensor, bias: Tensor, mean: Tensor | None = None) -> IntegerConvolution:
+def folded(
+    weight: Tensor, bias: Tensor, mean: Tensor | None = None, largest: int | None = None
+) -> IntegerConvolution:
     """A convolution with weight [out, in, 3, 3] and bias [out], float64, in integers.
 
-    mean  [in] of its input: what the rounding of weights changes at the mean, the bias takes back
+    mean     [in] of its input: what the rounding of weights changes at the mean, the bias takes back
+    largest  magnitude of its input: weights as large as sums below SUM_LIMIT allow; None: of 8 bits
     """
-    # frexp: |weight| < 2^e, so that weight * 2^(7 - e) rounds to at most 128
-    _, e = torch.frexp(weight.flatten(1).abs().amax(1).clamp(min=2.0**-20))
-    exponent, factor = 7 - e, power_of_two(7 - e)
+    # frexp(x): x < 2^e.  So |weight| 2^(7 - e) rounds to at most 128, and sums stay a little below SUM_LIMIT
+    if largest is None:
+        _, e = torch.frexp(weight.flatten(1).abs().amax(1).clamp(min=2.0**-20))
+        exponent, limit = 7 - e, 127
+    else:
+        _, e = torch.frexp(1.02 * (largest * in_order(weight.abs()) + bias.abs()).clamp(min=2.0**-20))
+        exponent, limit = SUM_LIMIT.bit_length() - 1 - e, SUM_LIMIT
+    factor = power_of_two(exponent)
     exact = weight * factor[:, None, None, None]
-    rounded_weight = exact.round().clamp(-127, 127)
+    whole = exact.round().clamp(-limit, limit)
     bias = bias * factor
     if mean is not None:
-        bias = bias + in_order((exact - rounded_weight) * mean[:, None, None])
-    return IntegerConvolution(rounded_weight.to(torch.int8), whole_bias(bias), exponent.to(torch.int32))
+        bias = bias + in_order((exact - whole) * mean[:, None, None])
+    integers = whole.to(torch.int8 if largest is None else torch.int32)
+    return IntegerConvolution(integers, whole_bias(bias), exponent.to(torch.int32))
 
 
 def whole_bias(bias: Tensor) -> Tensor:

@@ -20,13 +20,16 @@ from .pixel_diffusion import read_checkpoint, refused_as
 from .published_checkpoints import is_published
 
 
-def export(checkpoint: Path, folder: Path, half: bool = False, integers: Path | None = None) -> None:
+def export(
+    checkpoint: Path, folder: Path, half: bool = False, integers: Path | None = None, last: bool = False
+) -> None:
     """Write the model of a training run as a folder that compress.py and load_model accept.
 
     checkpoint  a .ckpt file of `train.py fit` for the denoiser, UQDM or VDM, whose averaged weights are taken where the
                 run averaged them; or a folder with a UQDM as its authors distribute it (config.json, checkpoint.pt)
     folder      the model folder, which is made
     half        store the network in half precision
+    last        take the weights of the last step, not their average
     integers    make a denoiser one in integers (integers.py), with exponents chosen on photos of this folder
 
     Raises ModelError where the checkpoint cannot be read or is of another kind.
@@ -41,10 +44,10 @@ def export(checkpoint: Path, folder: Path, half: bool = False, integers: Path | 
         config = _description(state)
         kind = config.pop("_class_name")
         # weight averaging (averaging.py) stores the averages as "state_dict" and the current weights beside them
-        weights = state["state_dict"]
+        weights = state["current_model_state" if last else "state_dict"]
         if kind == "Denoiser":
             log_snr_range = config.pop("log_snr_range")
-            own = {name.removeprefix("network."): value for name, value in weights.items()}
+            own = {name[8:]: value for name, value in weights.items() if name.startswith("network.")}
             network = Denoiser.of_state(config, own).to(torch.float16 if half else torch.float32)
             if integers is None:
                 network.save(folder)

@@ -58,6 +58,10 @@ def integer_denoiser(network: Denoiser, photos: Tensor, log_snr_range: tuple[flo
         scale = (weight.flatten(1).abs().amax(1).clamp(min=1e-12) / 127).float()
         whole = (weight / scale.double()[:, None, None, None]).round().to(torch.int8)
         factor, summand = block.film(embedding).chunk(2, dim=1)
+        # what rounding the weights changes at the mean of the input, level by level
+        lost = (weight - whole * scale.double()[:, None, None, None]).sum((2, 3))
+        lost *= power_of_two(tensors[f"{k}.columns"])
+        summand = summand + (1 + factor) * (tables.input_means(k) @ lost.T.float())
         tensors |= {
             f"{k}.conv_in.weight": whole, f"{k}.conv_in.scale": scale, f"{k}.conv_in.bias": _bias(block.conv_in),
             f"{k}.film": torch.stack([1 + factor, summand], dim=1).half(),
@@ -83,15 +87,21 @@ class Tables:
         h = network.stem(F.pixel_unshuffle(y, 2))
         for k, block in enumerate(network.blocks().values()):
             self._note(f"{k}.range", largest(h))
+            self._note(f"{k}.input", h.mean((0, 2, 3)))
             scale, shift = block.film(embedding)[:, :, None, None].chunk(2, dim=1)
             hidden = torch.addcmul(shift, block.conv_in(h), 1 + scale).relu_()
             self._note(f"{k}.top", largest(hidden))
             self._note(f"{k}.mean", hidden.mean((0, 2, 3)))
             h = block.conv_out(hidden).add_(h)
         self._note("head.range", largest(h))
+        self._note("head.mean", h.mean((0, 2, 3)))
 
     def _note(self, name: str, value: Tensor) -> None:
         self.seen.setdefault(name, []).append(value)
+
+    def input_means(self, block: int) -> Tensor:
+        """Mean of every channel of a block's input, float32 [nodes, C]."""
+        return torch.stack(self.seen[f"{block}.input"])
 
     def tensors(self) -> dict[str, Tensor]:
         """Exponents of inputs, largest and mean hidden activations, by IntegerDenoiser's names."""
