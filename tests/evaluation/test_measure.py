@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from diffpress.codecs import CodecError
 from diffpress.evaluation.measure import decode_again, decode_prefixes, measure_image, read_file
 from diffpress.evaluation.points import parse_specs
 from helpers import synthetic_photo
@@ -33,8 +34,10 @@ def test_prefixes_of_a_diffc_file_are_files_that_decode_to_their_points(tmp_path
         assert torch.equal(decoded, image) == point.lossless
         assert 0 < point.first_bytes <= len(data)
     whole = tmp_path / record.points[-2].file
-    first = read_file(codec, whole.read_bytes()[: record.points[-2].first_bytes], 24, 40)
-    assert len(first.segments) == 1
+    first, enough = whole.read_bytes(), record.points[-2].first_bytes
+    assert 1 <= len(read_file(codec, first[:enough], 24, 40).segments) < record.points[-2].segments
+    with pytest.raises(CodecError):
+        read_file(codec, first[: enough - 1], 24, 40)
     again = list(decode_again(codec, record.points, image, tmp_path))
     assert len(again) == len(record.points)
     assert all(torch.equal(decoded, seen[point.point]) for point, decoded in again)
