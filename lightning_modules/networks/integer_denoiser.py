@@ -1,18 +1,18 @@
 """The denoiser in integers: the same estimate, bit for bit, on every machine, and several times as fast where there is
 int8 arithmetic.
 
-A convolution multiplies 8-bit weights by 8-bit activations and adds in 32 bits (the first and the last, whose sums are
-short, by larger weights or inputs); its result is (sum + bias) / 2^e, with
-an exponent e of its own for every output channel.  A power of two changes no digit, so that one rounding, half to even,
-is left: to the 8 bits of the next layer's input.  With q the rounding to integers, clamped to the range in brackets,
+A convolution multiplies 8-bit weights by 8-bit activations and adds in 32 bits (in the first and the last layer weights
+and inputs are wider, as far as sums allow).  Its result is (sum + bias) / 2^e, with an exponent e of its own for every
+output channel.  A power of two changes no digit, so that one rounding, half to even, is left: to the 8 bits of the next
+layer's input.  With q the rounding to integers, clamped to the range in brackets,
 
     h = stem(q[-2047, 2047](256 y))                              y the noisy image at unit variance
     h = h + conv_out(q[0, 255](conv_in(q[-128, 127](2^a h))))    for every residual block
     F = head(q[-255, 255](2^a h))
 
-The lower bound 0 of a block's inner rounding is its ReLU.  The noise level (FiLM) is multiplied into the weights and
-biases of conv_in before these are rounded, `IntegerDenoiser.at`; what that needs is tabulated, so that no exponential
-is left whose last bit would differ between machines.
+The lower bound 0 of a block's inner rounding is its ReLU.  The factors by which the noise level scales channels (FiLM)
+go into the weights of conv_out, which are rounded after that for every noise level (`IntegerDenoiser.at`); they are
+tabulated, so that no exponential is left whose last bit would differ between machines.  docs/method/integers.md.
 
 Why every engine computes the same: no sum exceeds 2^24 (`largest_sum`, checked when weights are loaded),
 so that float32 holds each one exactly in any order, and with or without fused multiply-adds.  Everything else is single
