@@ -116,19 +116,11 @@ class FloatEngine:
 
     def trunk(self, network: LevelNetwork, x: Tensor) -> Tensor:
         """See Engine.trunk."""
-        h = self._convolved(network.stem, x)
+        h = convolved(network.stem, x, self.dtype)
         for block in network.blocks:
-            hidden = self._convolved(block.conv_in, rounded(h, block.scale, -128, 127))
-            h = h + self._convolved(block.conv_out, hidden.round_().clamp_(0, 255))
-        return self._convolved(network.head, rounded(h, network.scale, -HEAD_MAX, HEAD_MAX))
-
-    def _convolved(self, layer: IntegerConvolution, x: Tensor) -> Tensor:
-        weight = layer.weight.to(x.device, self.dtype).contiguous(memory_format=torch.channels_last)
-        # cuDNN and NNPACK know convolutions that transform their input (Winograd), whose products are not integers
-        with torch.backends.cudnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False):
-            sums = F.conv2d(x.to(self.dtype), weight, padding=1).to(x.dtype)
-        bias, scale = (value.to(x.device, x.dtype)[:, None, None] for value in (layer.bias, layer.scale))
-        return sums.add_(bias).mul_(scale)
+            hidden = convolved(block.conv_in, rounded(h, block.scale, -128, 127), self.dtype)
+            h = h + convolved(block.conv_out, hidden.round_().clamp_(0, 255), self.dtype)
+        return convolved(network.head, rounded(h, network.scale, -HEAD_MAX, HEAD_MAX), self.dtype)
 
 
 class Int8Engine:
@@ -143,13 +135,13 @@ class Int8Engine:
         """See Engine.trunk."""
         from ...kernels.rounding import to_uint8
 
-        h = FloatEngine()._convolved(network.stem, x).contiguous(memory_format=torch.channels_last)
+        h = convolved(network.stem, x).contiguous(memory_format=torch.channels_last)
         byte = torch.empty_like(h, dtype=torch.uint8)
         for block in network.blocks:
             to_uint8(h, block.scale, byte)
             hidden = _packed(block.conv_in, 128)(byte, None)
             _packed(block.conv_out, 0)(hidden, h)
-        return FloatEngine()._convolved(network.head, rounded(h, network.scale, -HEAD_MAX, HEAD_MAX))
+        return convolved(network.head, rounded(h, network.scale, -HEAD_MAX, HEAD_MAX))
 
     @staticmethod
     @lru_cache(maxsize=1)
@@ -163,7 +155,7 @@ class Int8Engine:
             out = torch.zeros(1, 64, 8, 8).contiguous(memory_format=torch.channels_last)
             layer = IntegerConvolution(worst, zero, zero)
             Packed(layer, 0)(x, out)
-            return torch.equal(out, FloatEngine(torch.float64)._convolved(layer, x.double()).float())
+            return torch.equal(out, convolved(layer, x.double(), torch.float64).float())
         except (AttributeError, RuntimeError, NotImplementedError):
             return False
 
@@ -199,6 +191,16 @@ def _packed(layer: IntegerConvolution, zero_point: int) -> Packed:
     return layer.__dict__["packed"]
 
 
+def convolved(layer: IntegerConvolution, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """`layer` of integers x [B, in, h, w], in the dtype of x [B, out, h, w]; sums are carried in `dtype`."""
+    weight = layer.weight.to(x.device, dtype).contiguous(memory_format=torch.channels_last)
+    # cuDNN and NNPACK know convolutions that transform their input (Winograd), whose products are not integers
+    with torch.backends.cudnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False):
+        sums = F.conv2d(x.to(dtype), weight, padding=1).to(x.dtype)
+    bias, scale = (value.to(x.device, x.dtype)[:, None, None] for value in (layer.bias, layer.scale))
+    return sums.add_(bias).mul_(scale)
+
+
 def rounded(h: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
     """round(scale h), half to even, clamped to low..high, in h's dtype; h [B, C, h, w], scale float32 [C]."""
     return h.mul(scale.to(h)[:, None, None]).round_().clamp_(low, high)
@@ -230,9 +232,8 @@ class IntegerDenoiser:
         self.nodes: list[float] = list(config["nodes"])
         self.count = int(config["blocks"])
         self.multiple = 2
-        self.device = torch.device("cpu")
         self.at = lru_cache(maxsize=LEVELS_KEPT)(self._at)
-        self.engine: Engine = Int8Engine() if Int8Engine.works() else FloatEngine()
+        self.to(torch.device("cpu"))
         weight, bias = self._doubles("stem.weight", "stem.bias")
         self._stem = folded(weight / INPUT_SCALE, bias, largest=INPUT_MAX)
         for node in self.nodes:
@@ -306,8 +307,7 @@ class IntegerDenoiser:
 
     def to(self, device: torch.device) -> Self:
         """Run on `device`: 8-bit convolutions on a CPU that has them, else float32."""
-        self.device = device
-        self.engine = Int8Engine() if device.type == "cpu" and Int8Engine.works() else FloatEngine()
+        self.engine: Engine = Int8Engine() if device.type == "cpu" and Int8Engine.works() else FloatEngine()
         return self
 
     @classmethod

@@ -52,35 +52,34 @@ class Pyramid:
     def estimate(self, network: Network, z: Tensor, log_snr: float) -> Tensor:
         """x0_hat [B, C, h, w] in [-1, 1] of variance-preserving z [B, C, h, w]; h and w are arbitrary."""
         own, smooth, coarse = self.weights(log_snr)
-        double, average = (exact_double, exact_average) if self.exact else (_double, _average)
         size, z = (z.shape[-2], z.shape[-1]), mirror_to_multiple(z, self.multiple)
         if not coarse or min(z.shape[-2:]) < 2 * self.multiple:
             return crop(network(z, log_snr), size)
         mixed = coarse * self._from_half(network, z, log_snr)
         if own or smooth:
             full = network(z, log_snr)
-            mixed += own * full + smooth * double(average(full))
+            mixed += own * full + smooth * self._double(self._average(full))
         return crop(mixed.clamp(-1, 1), size)
 
     def terms(self, network: Network, z: Tensor, log_snr: float) -> Tensor:
         """[3, B, C, h, w]: what own, smooth and coarse are the weights of; h and w are multiples of `multiple`."""
         full = network(z, log_snr)
-        return torch.stack([full, _double(_average(full)), self._from_half(network, z, log_snr)])
+        return torch.stack([full, self._double(self._average(full)), self._from_half(network, z, log_snr)])
 
     def _from_half(self, network: Network, z: Tensor, log_snr: float) -> Tensor:
         """U E(P z), where P z is scaled to unit variance again."""
         signal = 1.0 / (1.0 + math.exp(-log_snr))  # alpha^2
-        double, average = (exact_double, exact_average) if self.exact else (_double, _average)
-        half = average(z) / math.sqrt(signal + (1.0 - signal) / 4.0)
-        return double(self.estimate(network, half, log_snr + math.log(4.0)))
+        half = self._average(z) / math.sqrt(signal + (1.0 - signal) / 4.0)
+        return self._double(self.estimate(network, half, log_snr + math.log(4.0)))
 
 
-def _average(image: Tensor) -> Tensor:
-    return F.avg_pool2d(image, 2)
+    def _average(self, image: Tensor) -> Tensor:
+        return exact_average(image) if self.exact else F.avg_pool2d(image, 2)
 
-
-def _double(image: Tensor) -> Tensor:
-    return F.interpolate(image, scale_factor=2, mode="bicubic", align_corners=False)
+    def _double(self, image: Tensor) -> Tensor:
+        if self.exact:
+            return exact_double(image)
+        return F.interpolate(image, scale_factor=2, mode="bicubic", align_corners=False)
 
 
 def exact_average(image: Tensor) -> Tensor:
