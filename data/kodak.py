@@ -6,13 +6,12 @@ Evaluation only: nothing here is ever trained on.
 from __future__ import annotations
 
 import hashlib
-import urllib.error
+import http.client
 import urllib.request
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-from .images import ImageError
+from .images import ImageError, write_file
 
 URL = "https://r0k.us/graphics/kodak/kodak/"
 
@@ -62,64 +61,32 @@ def find_images(data_dir: str | Path) -> list[Path]:
     )
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, as in the manifest."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def verify(folder: Path) -> list[str]:
     """Names of the files in `folder` that are missing or differ from the manifest."""
-    return [name for name, known in SHA256.items() if not (folder / name).is_file() or digest(folder / name) != known]
+    there = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("kodim*.png")}
+    return [name for name, known in SHA256.items() if there.get(name) != known]
 
 
 def download(
-    data_dir: str | Path,
-    url: str = URL,
-    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
-    timeout: float = 30.0,
+    data_dir: str | Path, url: str = URL, progress: Callable[[str], None] = lambda line: None, timeout: float = 30.0
 ) -> int:
     """Fetch the missing or damaged files into `data_dir`/kodak; returns how many were fetched.
 
-    A file arrives under a ``.part`` name, is continued from there after an interruption, checked against the manifest
-    and renamed.  `progress(name, bytes_done, bytes_total)` is called as it grows (total 0: unknown).
     Raises ImageError when the network is closed or a file is not the one of the manifest.
     """
     folder = Path(data_dir) / "kodak"
-    folder.mkdir(parents=True, exist_ok=True)
     wanted = verify(folder)
-    for name in wanted:
-        part = folder / f"{name}.part"
+    for number, name in enumerate(wanted, 1):
         try:
-            _fetch(url + name, part, partial(progress, name), timeout)
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            reason = getattr(error, "reason", None) or error
+            with urllib.request.urlopen(url + name, timeout=timeout) as response:
+                content = response.read()
+        except (OSError, http.client.HTTPException) as error:
             raise ImageError(
-                f"{url + name} cannot be fetched ({reason}); where the network is closed, copy kodim01.png .. "
-                f"kodim24.png into {folder} by hand"
+                f"{url + name} cannot be fetched ({getattr(error, 'reason', None) or error}); where the network is "
+                f"closed, copy kodim01.png .. kodim24.png into {folder} by hand"
             ) from None
-        if digest(part) != SHA256[name]:
-            part.unlink()
+        if hashlib.sha256(content).hexdigest() != SHA256[name]:
             raise ImageError(f"{url + name} is not the Kodak image of the manifest (SHA-256 differs)")
-        part.replace(folder / name)
+        write_file(folder / name, content)
+        progress(f"{name}, {number} of {len(wanted)}")
     return len(wanted)
-
-
-def _fetch(url: str, part: Path, progress: Callable[[int, int], None], timeout: float) -> None:
-    """Append to `part` what it still lacks of `url`; a server that ignores ranges makes it start again."""
-    start = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=timeout)
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing left to send: the part is complete, or longer than the file
-            return
-        raise
-    with response:
-        resumed = response.status == 206
-        done = start if resumed else 0
-        total = done + int(response.headers.get("Content-Length") or 0)
-        with part.open("ab" if resumed else "wb") as file:
-            while chunk := response.read(1 << 16):
-                file.write(chunk)
-                done += len(chunk)
-                progress(done, total)
