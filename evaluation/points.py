@@ -20,8 +20,6 @@ from ..codecs import Codec, CodecError, codec_names, get_codec
 from ..codecs.registry import codec_class, default_model
 from ..lightning_modules import LOADING, find_model, load_model
 
-__all__ = ["GRIDS", "CodecSpec", "Grid", "parse_specs", "point_name"]
-
 Value = float | int | str
 LOSSLESS = "lossless"
 DEFAULT = "default"

@@ -79,12 +79,7 @@ def _data_set(path: Path, data: dict[str, Any]) -> str:
 
 
 def read_curves(path: Path) -> list[Curve]:
-    """The curves of a file, or of every .json, .yml and .yaml in a folder.  Raises ImageError in one sentence."""
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix in (".json", ".yml", ".yaml"))
-        if not files:
-            raise ImageError(f"{path}: no .json or .yml files with published curves")
-        return [curve for file in files for curve in read_curves(file)]
+    """The curves of a .json, .yml or .yaml file.  Raises ImageError in one sentence."""
     try:
         text = path.read_text()
         data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)

@@ -100,8 +100,7 @@ def _command(words: list[str]) -> int:
     specs = parse_specs(a.codecs, a.points)
     data = load_data(a.data, a.data_dir)
     data.name = title(a.data, data.name)
-    if a.limit is not None:
-        data = data.first(a.limit)
+    data.names = data.names[: a.limit]
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("evaluate", total=len(specs) * len(data))
         same = ("anchors", "rates", "device", "devices", "num_nodes", "published", "pictures", "hypothetical")
