@@ -82,12 +82,8 @@ class Curve:
 
     def lossy(self, hypothetical: bool = False) -> list[Point]:
         """Complete points of the rate-distortion curve (or of the hypothetical one), by rate."""
-        chosen = [
-            p
-            for p in self.points
-            if p.complete and not p.lossless and p.hypothetical == hypothetical and p.point != BOUND
-        ]
-        return sorted(chosen, key=lambda p: p.values["bpp"])
+        files = [p for p in self.points if p.complete and not p.lossless and p.point != BOUND]
+        return sorted((p for p in files if p.hypothetical == hypothetical), key=lambda p: p.values["bpp"])
 
     def series(self, metric: str, hypothetical: bool = False) -> tuple[list[float], list[float]]:
         """(bpp, metric) of the points that have both."""

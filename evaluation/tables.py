@@ -75,20 +75,12 @@ def summarise(curves: Sequence[Curve], per_image: Sequence[PerImage], anchor: st
         timed = [p for p in curve.points if p.complete and not p.hypothetical and "megapixels" in p.values]
         first = [p.values["first_bytes"] for p in timed if "first_bytes" in p.values]
         lossless = curve.lossless_point
-        lines.append(
-            Summary(
-                curve.codec,
-                len(own.curves) if own else 0,
-                mean_delta(base, own) if own and base and own is not base else None,
-                _per_megapixel(timed, "encoding_time"),
-                _per_megapixel(timed, "decoding_time"),
-                _per_megapixel(timed, "encode_mib"),
-                _per_megapixel(timed, "decode_mib"),
-                min(first, default=None),
-                bits_per_dimension(lossless.values["bpp"]) if lossless else None,
-                curve.published,
-            )
-        )
+        delta = mean_delta(base, own) if own and base and own is not base else None
+        costs = [_per_megapixel(timed, key) for key in ("encoding_time", "decoding_time", "encode_mib", "decode_mib")]
+        lines.append(Summary(
+            curve.codec, len(own.curves) if own else 0, delta, costs[0], costs[1], costs[2], costs[3],
+            min(first, default=None), bits_per_dimension(lossless.values["bpp"]) if lossless else None, curve.published,
+        ))  # fmt: skip
     return lines
 
 
