@@ -149,6 +149,6 @@ def _command(given: dict[str, Any]) -> int:
         manifest = Manifest(planned.folder, f"-{number + 1}-of-{shards}" if shards > 1 else "")
     with manifest or nullcontext():
         code = run_batch(jobs, settings, min(processes, len(jobs)), manifest, settings.resume)
-    if default_rate:
+    if default_rate and code == 0:
         print(f"at most {DEFAULT_BPP:g} bpp, as no rate was given; choose with --bpp, --psnr, --quality or --lossless")
     return code

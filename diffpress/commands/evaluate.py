@@ -6,20 +6,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress, TimeElapsedColumn
-
-from ..data import load_data
-from ..evaluation.compare import evaluate
-from ..evaluation.kept import plot_of_files, tables_of_files
-from ..evaluation.markup import markdown
-from ..evaluation.metrics.learned import load_metrics
-from ..evaluation.points import parse_specs
-from ..evaluation.report.page import write_report
-from ..evaluation.tables import RATES, summary_table
 from .command_line import CONFIG, CommandLine
 from .errors import NothingAsked, UsageError, run
-from .options import Option
+from .options import Option, constant
 
 
 def parser() -> CommandLine:
@@ -53,7 +42,8 @@ def parser() -> CommandLine:
     ])  # fmt: skip
     p.add_options("tables and figures", [
         Option("anchors", "str", [], "codecs that BD-rates refer to; if not given: jpeg, or the first", words="+"),
-        Option("rates", "float", list(RATES), "bits per pixel of the tables' columns", words="+"),
+        Option("rates", "float", list(constant("evaluation/tables.py", "RATES")),
+               "bits per pixel of the tables' columns", words="+"),
         Option("bd_range", "float", help="BD-rates only between these two rates, in bits per pixel", words=2),
         Option("published", "Path", [], "files or folders of others' figures on this data: mean curves (.json, .yml), "
                "points of each image (.tsv, as Cool-chic publishes)", words="+"),
@@ -90,6 +80,18 @@ def _command(words: list[str]) -> int:
         raise NothingAsked("\n".join(f"python {example}" for example in p.examples[::2]))
     if a.out is None:
         raise UsageError("-o must name the output folder, or the file for --tables and --plot")
+    from rich.console import Console
+    from rich.progress import Progress, TimeElapsedColumn
+
+    from ..data import load_data
+    from ..evaluation.compare import evaluate
+    from ..evaluation.kept import plot_of_files, tables_of_files
+    from ..evaluation.markup import markdown
+    from ..evaluation.metrics.learned import load_metrics
+    from ..evaluation.points import parse_specs
+    from ..evaluation.report.page import write_report
+    from ..evaluation.tables import summary_table
+
     if a.plot:
         plot_of_files(a.plot, a.published, a.out, a.metric, a.max_bpp)
         print(a.out)

@@ -92,7 +92,7 @@ def test_reference_page_is_what_the_code_says() -> None:
 
 
 @pytest.mark.parametrize("words", [["--help"], [], ["--nonsense"], ["photo.png", "--codec", "webp", "--bpp", "1"]])
-@pytest.mark.parametrize("command", ["compress", "decompress", "calibrate"])
+@pytest.mark.parametrize("command", ["compress", "decompress", "calibrate", "evaluate"])
 def test_help_and_wrong_words_do_not_import_pytorch(command: str, words: list[str]) -> None:
     if command != "compress" and len(words) > 1:
         words = [words[0], "--bpp", "1"]  # an option of the other command
