@@ -68,17 +68,11 @@ class Point:
 
 @dataclass
 class Curve:
-    """A codec's mean points in the order of their rate.
-
-    published  source of figures that were not measured here, else ""
-    data       of published figures: their data set, "" where the source does not say
-    """
+    """A codec's mean points in the order of their rate."""
 
     codec: str
     points: list[Point] = field(default_factory=list)
-    published: str = ""
     fingerprint: str = ""
-    data: str = ""
 
     def lossy(self, hypothetical: bool = False) -> list[Point]:
         """Complete points of the rate-distortion curve (or of the hypothetical one), by rate."""

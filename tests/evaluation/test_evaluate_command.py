@@ -13,7 +13,7 @@ from diffpress.codecs import CodecError
 from diffpress.commands.evaluate import main, parser
 from diffpress.data import ImageError
 from diffpress.evaluation.kept import plot_of_files
-from diffpress.evaluation.per_image import PerImage, write_per_image
+from diffpress.evaluation.per_image import MEAN, PerImage, write_per_image
 from diffpress.evaluation.points import parse_specs
 from diffpress.evaluation.published import read_curves, read_published
 from diffpress.evaluation.report.colours import CODECS, colours
@@ -117,12 +117,12 @@ def test_reads_published_curves(reference: Path) -> None:
     files = sorted((reference / "kodak_curves").glob("*.json"))
     kodak = {curve.codec: curve for file in files for curve in read_curves(file)}
     assert len(kodak) == 10
-    rate, quality = kodak["WebP (published)"].series("psnr-rgb")
+    rate, quality = kodak["WebP (published)"].series(MEAN, "psnr-rgb")
     assert (rate[0], quality[0]) == (0.23441908094618058, 28.328423711178047)
     assert "Pillow" in kodak["WebP (published)"].published
     small = {curve.codec: curve for curve in read_curves(reference / "uqdm_imagenet64_curves.yml")}
     assert "uqdm-d (published)" in small
-    assert len(small["bpg (published)"].series("psnr-rgb")[0]) == 6  # the seventh is infinite
+    assert len(small["bpg (published)"].series(MEAN, "psnr-rgb")[0]) == 6  # the seventh is infinite
 
 
 def test_wrong_files_are_explained(tmp_path: Path) -> None:
