@@ -104,13 +104,14 @@ class UQDMCodec:
             return self._encode(image, self.model.n_steps + 1, nelbo, None, workers), nelbo
 
     def _encode(
-        self, image: torch.Tensor, count: int, nelbo: list[float] | None, progress: Progress | None, workers: int
+        self, image: torch.Tensor, count: int, nelbo: list[float] | None, progress: Progress | None, workers: int,
+        double: bool = True,
     ) -> Stream:
         """The first `count` segments; their bits under the unrounded model are appended to `nelbo`."""
         size = (image.shape[1], image.shape[2])
         tiles = tile(image.cpu(), TILE)
         inside = _inside(size)
-        chain = UQDMChain(self.model, len(tiles), workers)
+        chain = UQDMChain(self.model, len(tiles), workers, double)
         encoder = SegmentEncoder()
         checks: list[bytes] = []
         x = to_bin_centres(tiles, torch.float64)
@@ -145,7 +146,7 @@ class UQDMCodec:
             if progress:
                 progress(count, count)
         segments = tuple(words + check for words, check in zip(encoder.segments(), checks, strict=True))
-        return Stream(Header(self.name, *size, self.model.fingerprint, bytes([DOUBLE])), segments)
+        return Stream(Header(self.name, *size, self.model.fingerprint, bytes([DOUBLE * double])), segments)
 
     def _step_bits(self, z: NDArray[np.float64], parameters: StepParameters, inside: NDArray[np.bool_]) -> float:
         """-log2 p of latents z [M], in deltas, under the unrounded parameters."""

@@ -209,6 +209,13 @@ def test_threads_do_not_change_the_stream(codec: UQDMCodec) -> None:
     assert one == two
 
 
+def test_files_of_a_network_in_float32_are_still_read(codec: UQDMCodec) -> None:
+    image = picture(64, 72)
+    stream = codec._encode(image, codec.model.n_steps + 1, None, None, 1, double=False)
+    assert stream.header.params == b"\0"
+    assert torch.equal(codec.decode(stream), image)
+
+
 def test_network_is_stable_against_rounding_errors(codec: UQDMCodec) -> None:
     """Weights disturbed by 1e-13, far more than another order of float64 sums does, give the same integers."""
     chains = [UQDMChain(codec.model, 2) for _ in range(2)]
