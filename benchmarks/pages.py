@@ -15,7 +15,7 @@ from jsonargparse import auto_cli
 from PIL import Image, ImageDraw, ImageFont
 
 SIZE = 768, 512
-WORDS = "the a rate of noise and image each with prior step sends bits where what is small goes from one".split()
+WORDS = ["rate", "noise", "image", "prior", "a", "step", "sends", "bits", "where", "the", "what", "small", "goes"]
 
 
 def text(draw: ImageDraw.ImageDraw, rng: random.Random) -> None:
