@@ -61,8 +61,9 @@ class FunctionPrior(PixelPrior):
             module.to(self.device).eval().requires_grad_(False)
         return self
 
-    def double(self) -> None:
+    def double(self) -> Self | None:
         """See Prior.double: what a function computes in is its own affair."""
+        return None
 
 
 class DenoiserFunction(FunctionPrior):
