@@ -16,8 +16,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
-from .codec_options import DECODING, Routed
 from .errors import UsageError, sentence, user_errors
+from .options import DECODING, Routed
 
 Job = tuple[Path, Path]  # a file to read, and the one to write
 Tick = Callable[[int, int], None]  # (steps done, steps in all)

@@ -27,9 +27,8 @@ from ..diffusion.pixels import from_signed, to_signed
 from ..identity import ModelError
 from .components import load_pipeline
 from .flow import NUM_LEVELS, flow_log_snr, to_flow, x0_from_velocity
-from .interface import Prior, Reconstruction
+from .interface import Prior, Reconstruction, enough_memory
 from .latent import as_dtype
-from .memory import enough_memory
 
 
 class _Stopped(Exception):

@@ -21,8 +21,7 @@ from ..diffusion.pixels import from_signed, to_signed
 from ..identity import ModelError, fingerprint, read_json
 from ..networks.denoiser import Denoiser
 from ..networks.integer_denoiser import IntegerDenoiser
-from .interface import Prior, Reconstruction
-from .memory import enough_memory
+from .interface import Prior, Reconstruction, enough_memory
 from .pyramid import Pyramid
 
 
