@@ -3,7 +3,7 @@
 The pipeline runs as if it made an image in one step, with three of its parts exchanged for that time: where it draws
 noise it gets z; its scheduler knows one noise level and hands on what the network says; and what it gives to its
 autoencoder is taken from it.  So text, guidance, packing into patches and the network's arguments are the pipeline's
-own.  A call without a step leads from z to the autoencoder alone: an image of zeros, one of ones and one of numbers
+own.  A call without a step leads from z to the autoencoder alone: an image of zeros, one of ones and some of numbers
 show where each value goes and what it is multiplied with and added to (:class:`Route`), which is then undone.
 
 Stable Diffusion, SDXL, SD 3 and Flux.1 have adapters of their own (stable_diffusion.py, flow.py), which can offload.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,12 +149,14 @@ class PipelinePrior(Prior):
 
     def _smallest_multiple(self) -> int:
         """Multiple of pixels that the pipeline neither rounds nor refuses."""
-        network = self.pipeline.components.get("transformer") or self.pipeline.components.get("unet")
-        patch_size = network.config.get("patch_size") or 1
+        patch_size = self._network().config.get("patch_size") or 1
         for side in (1, 2, 4):
             if side % patch_size == 0 and self._route((3 * side * self.factor, 3 * side * self.factor)) is not None:
                 return side * self.factor
         raise ModelError(f"{self.folder} takes no size that is a small multiple of {self.factor}")
+
+    def _network(self) -> Any:
+        return self.pipeline.components.get("transformer") or self.pipeline.components.get("unet")
 
     # ---- driving the pipeline ---------------------------------------------------------------------------------------
 
@@ -161,7 +164,10 @@ class PipelinePrior(Prior):
         self, size: tuple[int, int], draw: Callable[[tuple[int, ...], Any], Tensor], times: list[float],
         prompts: list[str], guidance: float = 1.0, keep: bool = False,
     ) -> Tensor:
-        """What the autoencoder would get for images of (H, W) = `size`; the noise is `draw`(shape, dtype)."""
+        """What the autoencoder would get for images of (H, W) = `size`; the noise is `draw`(shape, dtype).
+
+        keep  a step hands on what it was given, and the network does not run
+        """
         true_guidance = "true_cfg_scale" in self._options  # beside that of distilled networks
         wanted = {
             "prompt": prompts, "height": size[0], "width": size[1], "num_inference_steps": 1,
@@ -178,12 +184,16 @@ class PipelinePrior(Prior):
             caught.append(raw)
             raise _Stopped
 
+        def unchanged(z: Any = None, *args: Any, **given: Any) -> Any:
+            return (given.get("hidden_states", z),)
+
         self.one_step.times, self.one_step.keep = times, keep
         prepare = type(self.pipeline).prepare_latents.__globals__
         with (
             self._enough_memory(),
             patch.dict(prepare, {"randn_tensor": randn}),
             patch.object(self.pipeline.vae, "decode", decode),
+            patch.object(self._network(), "forward", unchanged) if keep else nullcontext(),
             patch.object(self.pipeline, "encode_prompt", self._remembered(self.pipeline.encode_prompt)),
         ):
             try:
@@ -207,27 +217,31 @@ class PipelinePrior(Prior):
             return self._routes[size]
         shape: tuple[int, ...] = ()
 
-        def probe(value: float | None) -> Tensor:
+        def probe(values: Callable[[Tensor], Tensor]) -> Tensor:
+            """The raw of z whose values are a function of their positions."""
+
             def draw(wanted: tuple[int, ...], dtype: Any) -> Tensor:
                 nonlocal shape
                 shape = wanted[1:]
-                numbers = torch.arange(torch.Size(shape).numel(), device=self.device, dtype=torch.float64)
-                return (numbers if value is None else torch.full_like(numbers, value)).view(wanted)
+                return values(torch.arange(torch.Size(shape).numel(), device=self.device)).double().view(wanted)
 
             try:
-                return self._run(size, draw, [], [""])
+                return self._run(size, draw, [], [""]).double()
             except UnboundLocalError:  # a pipeline that cannot do without a step
-                return self._run(size, draw, [0], [""], keep=True)
+                return self._run(size, draw, [0], [""], keep=True).double()
 
         try:
-            offset = probe(0.0).double()
+            offset = probe(torch.zeros_like)
         except ValueError:  # how pipelines refuse a size
             return None
         if [side * self.factor for side in offset.shape[-2:]] != list(size):
             return None
-        factor = probe(1.0).double() - offset
-        place = ((probe(None) - offset) / factor).round().long().flatten()
-        self._routes[size] = Route(shape, tuple(offset.shape[1:]), place, factor.flatten(), offset.flatten())
+        factor = probe(torch.ones_like) - offset
+        place, digit = torch.zeros_like(offset, dtype=torch.int64), 1
+        while digit < torch.Size(shape).numel():  # by digits of 16, which a pipeline in bfloat16 keeps
+            place += digit * ((probe(lambda n, one=digit: n // one % 16) - offset) / factor).round().long()
+            digit *= 16
+        self._routes[size] = Route(shape, tuple(offset.shape[1:]), place.flatten(), factor.flatten(), offset.flatten())
         return self._routes[size]
 
     def _known_route(self, size: tuple[int, int]) -> Route:

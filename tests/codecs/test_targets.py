@@ -70,7 +70,7 @@ def test_psnr_is_reached_by_little_whatever_the_curve(slope: float, offset: floa
     codec = Smooth(lambda size: 33 + offset + slope * math.log2(size / 5000))
     stream = encode_to(codec, IMAGE, psnr=33.0)
     assert 33 <= psnr(codec.decode(stream), IMAGE) <= 33.1
-    assert codec.encoded <= 12
+    assert codec.encoded <= 8
 
 
 def test_psnr_where_files_jump_is_the_least_file_that_reaches_it() -> None:
@@ -112,6 +112,12 @@ def test_unreachable_targets_say_what_can_be_reached(tiny_prior: Path) -> None:
         encode_to(codec, IMAGE, psnr=80.0)
     with pytest.raises(CodecError, match="too little for one step"):
         encode_to(codec, IMAGE, bytes=10)
+
+
+def test_segments_of_uqdm_that_do_not_suffice_say_so(uqdm: Any) -> None:
+    best = psnr(uqdm.decode(encode_to(uqdm, IMAGE), segments=2), IMAGE)
+    with pytest.raises(CodecError, match=f"the first 2 segments give at most {best:.2f} dB"):
+        encode_to(uqdm, IMAGE, psnr=60.0, segments=2)
 
 
 @pytest.mark.parametrize(("options", "told"), [

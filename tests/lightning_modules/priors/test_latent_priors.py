@@ -21,6 +21,8 @@ from diffpress.lightning_modules.priors.interface import Prior
 
 MODELS = ["sd15", "sd21", "sdxl", "sdxl+refiner", "sdxl-turbo", "flux", "flux-schnell", "sd3", "sd35"]
 CENTRE, SPREAD = 0.2, 0.9
+# diffusers' Euler schedulers
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")

@@ -27,11 +27,14 @@ from helpers import ROOT, synthetic_photo
 
 CENTRE, SPREAD = 0.2, 0.9
 OWN_ADAPTERS = ("sd35", "sdxl-turbo", "flux-schnell")
-pytestmark = pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning")  # Chroma's own import
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning"),  # Chroma's own import
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # diffusers' Euler schedulers
+]
 
 
 def cumulative(betas: Tensor) -> Tensor:
-    return torch.cumprod(1 - betas.double(), 0)
+    return torch.cumprod(1 - betas, 0).double()  # in float32, as diffusers' schedulers do
 
 
 # what the network is told of time, as sigma of the flow, or the signal's share of a DDPM schedule
