@@ -73,7 +73,7 @@ def exact_network(kind: str) -> Callable[..., Any]:
             log_snr = float(torch.logit(DDPMS[kind][int(time.flatten()[0])]))
             alpha, sigma = (float(one) for one in alpha_sigma(log_snr))
             eps = eps_from_x0(z.double(), exact_x0(z.double(), alpha, sigma), log_snr)
-            return (torch.cat([eps, eps], 1) if kind == "pixart" else eps,)  # float64, which the adapters keep
+            return (torch.cat([eps, eps], 1) if kind == "pixart" else eps,)  # float64, which the adapter keeps
         sigma = FLOWS[kind](time)
         if kind == "z-image":  # which takes a list, and predicts x - eps
             return ([-(one - exact_x0(one, 1 - sigma, sigma)) / sigma for one in z],)
@@ -96,7 +96,9 @@ def test_exact_network_gives_the_exact_estimate(
     for level in (1, 40, 200, 500, 800, 999):
         alpha, sigma = (float(one) for one in alpha_sigma(prior.log_snr(level)))
         z = diffuse(x, prior.log_snr(level), noise)
-        torch.testing.assert_close(prior.denoise(z, level), exact_x0(z, alpha, sigma), atol=1e-5, rtol=0)
+        # PixArt's pipeline rounds to float32, and noise of up to 4 so rounded is divided by alpha, 0.006 at the end
+        bound = max(1e-5, 2**-22 / alpha) if kind == "pixart" else 1e-5
+        torch.testing.assert_close(prior.denoise(z, level), exact_x0(z, alpha, sigma), atol=bound, rtol=0)
 
 
 @pytest.mark.parametrize("kind", [*FLOWS, *DDPMS])
@@ -165,7 +167,7 @@ def test_a_fresh_process_decodes_the_encoders_latents(
     for kind, prior in (priors | own).items():
         codec = get_codec("diffc", model=prior, schedule="flux", preset=12, reconstruction="mse", water_filling=0.0)
         with monkeypatch.context() as patched:
-            patched.setattr(SharedChain, "advance", staticmethod(watched))
+            patched.setattr(SharedChain, "advance", watched)
             sent[kind] = []
             stream = codec.encode(image, segments=4)
         Path(f"{prior.folder}.dfc").write_bytes(container.write(stream, codec))
