@@ -58,24 +58,28 @@ extern "C" __global__ void __launch_bounds__(1024) trellis_search(
         int place = digit * K < L - low ? shift : shift + L - low;  // of the digit in the ring as turned
         const short* row = scores + ((long long)j << log_labels);
         Choices* chosen = decisions + (long long)j * groups;
+        bool flushed = j >= stages - flush;
         for (u32 g = threadIdx.x; g < groups; g += blockDim.x) {
             u32 base = (g >> shift << (shift + K)) | (g & ((1u << shift) - 1));
             u32 seen = turned(base, digit, L, low);
             u32 rest = seen >> (place + K) << place | (seen & ((1u << place) - 1));
             u32 label = (rest & mask) + by_top * (rest >> log_labels);
-            int old[SYMBOLS];
+            // A score depends on (u - w) mod 2^K alone: labels grow by M / 2^K with u.  The lowest bits of a metric say
+            // which w it is of, so that one maximum finds the best and, among equals, the lowest w.
+            int score[SYMBOLS], old[SYMBOLS];
 #pragma unroll
-            for (int w = 0; w < SYMBOLS; ++w) old[w] = metrics[base + ((u32)w << shift)];
+            for (int w = 0; w < SYMBOLS; ++w) {
+                score[w] = row[(label + w * by_symbol) & mask] * SYMBOLS;
+                old[w] = metrics[base + ((u32)w << shift)] * SYMBOLS + (SYMBOLS - 1 - w);
+            }
             Choices all = 0;
-            for (int u = 0; u < SYMBOLS; ++u) {
-                int top = row[(label + u * by_symbol) & mask] + old[0], choice = 0;
 #pragma unroll
-                for (int w = 1; w < SYMBOLS; ++w) {
-                    int value = row[(label + (u - w) * by_symbol) & mask] + old[w];
-                    if (value > top) { top = value; choice = w; }
-                }
-                metrics[base + ((u32)u << shift)] = (j >= stages - flush && u) ? UNREACHED : top;
-                all |= (Choices)choice << (K * u);
+            for (int u = 0; u < SYMBOLS; ++u) {
+                int top = score[u] + old[0];
+#pragma unroll
+                for (int w = 1; w < SYMBOLS; ++w) top = max(top, score[(u - w) & (SYMBOLS - 1)] + old[w]);
+                metrics[base + ((u32)u << shift)] = flushed && u ? UNREACHED : top >> K;
+                all |= (Choices)(~top & (SYMBOLS - 1)) << (K * u);
             }
             chosen[g] = all;
         }
