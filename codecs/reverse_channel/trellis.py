@@ -82,19 +82,36 @@ class TrellisCoder(base.ReverseChannelCoder):
         if self.variance not in ("calibrated", "unit"):
             raise base.InputError("the variance must be 'calibrated' or 'unit'")
 
-    def _encode(self, mu: Tensor, step: base.SharedStep) -> tuple[bytes, Tensor]:
-        coded = self._format(step.size, step.bits, step.key)
-        signs = _signs(step, ROTATION)
-        target = rotate(mu, signs)
-        total = torch.zeros_like(target)
-        payload = b""
-        for index, layer in enumerate(coded.layers):
-            part, sample = self._encode_layer(step, coded, index, layer, target * layer.gain)
-            payload += part
-            sample.mul_(layer.noise)
-            total.add_(sample * layer.weight)
-            target = (target - sample) * layer.shrink
-        return payload, rotate_back(total, signs)
+    def _encode_many(self, mus: Sequence[Tensor], steps: Sequence[base.SharedStep]) -> list[tuple[bytes, Tensor]]:
+        coded = [_StepEncoder(self, mu, step) for mu, step in zip(mus, steps, strict=True)]
+        for index in range(max((len(one.coded.layers) for one in coded), default=0)):
+            active = [one for one in coded if index < len(one.coded.layers)]
+            waiting: list[_Search] = []
+            for one in active:
+                for search in one.searches(index):
+                    waiting.append(search)
+                    if sum(other.scores.numel() for other in waiting) >= GROUP_SCORES:
+                        waiting = self._run(waiting)
+            self._run(waiting)
+            for one in active:
+                one.finish(index)
+        return [one.result() for one in coded]
+
+    def _run(self, searches: Sequence[_Search]) -> list[_Search]:
+        """Find the paths of these searches, and their codewords: all trellises of one kind in one call.
+
+        On a GPU each is a block of its own, and the host waits once for all their symbols.
+        """
+        kinds = {(search.coded.constraint_length, search.coded.flush) for search in searches}
+        for length, flush in sorted(kinds):
+            alike = [one for one in searches if (one.coded.constraint_length, one.coded.flush) == (length, flush)]
+            scores, stages = torch.cat([one.scores for one in alike]), np.concatenate([o.group.stages for o in alike])
+            found, _ = alike[0].backend.trellis_search(scores, torch.from_numpy(stages), length, self.k, flush)
+            symbols = found.cpu().numpy()
+            ends = np.cumsum([len(one.scores) for one in alike])
+            for one, part in zip(alike, np.split(symbols, ends[:-1]), strict=True):
+                one.take(part, self)
+        return []
 
     def _decode(self, payload: base.Buffer, step: base.SharedStep) -> Tensor:
         coded = self._format(step.size, step.bits, step.key)
@@ -129,31 +146,6 @@ class TrellisCoder(base.ReverseChannelCoder):
 
     def _codebook(self, step: base.SharedStep, index: int, rows: CoordinateRows) -> Codebook:
         return Codebook(step.backend, step.key, CODEBOOK + index, self.labels // 2, rows.blocks, rows.columns)
-
-    def _encode_layer(
-        self, step: base.SharedStep, coded: StepFormat, index: int, layer: RefinementLayer, mu: Tensor
-    ) -> tuple[bytes, Tensor]:
-        """Payload and sample ~ N(mu, I) of one layer, in rotated coordinates."""
-        if layer.num_bytes == 0:
-            return b"", self._decode_layer(step, coded, index, layer, np.zeros(0, np.uint8))
-        std = math.sqrt(layer.variance)
-        sample = _signs(step, SIGNS + index)
-        target = (mu * sample).mul_(std)
-        payload = b""
-        matrix: Tensor | None = None
-        for group in layer.groups(coded, self.labels):
-            codebook = self._codebook(step, index, group.rows)
-            if matrix is None or matrix.shape[1] != codebook.columns:
-                matrix = codebook.matrix()
-            scores = codebook.scores(matrix, group.rows.pad(target[group.coordinates]))
-            limit = max_score(coded.constraint_length, self.k)
-            whole = _quantised(scores, codebook, matrix, group.rows, layer.variance, limit)
-            stages = torch.from_numpy(group.stages)
-            found, _ = step.backend.trellis_search(whole, stages, coded.constraint_length, self.k, coded.flush)
-            symbols = found.cpu().numpy()
-            payload += group.pack(symbols)
-            sample[group.coordinates] *= self._words(coded, group, codebook, symbols, matrix)
-        return payload, sample.mul_(std)
 
     def _decode_layer(
         self, step: base.SharedStep, coded: StepFormat, index: int, layer: RefinementLayer, payload: NDArray[np.uint8]
