@@ -63,6 +63,14 @@ class IntegerConvolution:
         """2^-exponent, float32 [out]."""
         return power_of_two(-self.exponent).float()
 
+    def on(self, device: torch.device) -> IntegerConvolution:
+        """The same on `device`; the host does not wait for it."""
+        from ...kernels import upload
+
+        moved = IntegerConvolution(*(upload(x, device) for x in (self.weight, self.bias, self.exponent)))
+        moved.__dict__["scale"] = upload(self.scale, device)
+        return moved
+
     def largest_sum(self, low: int, high: int) -> int:
         """The largest magnitude that a sum of inputs in low..high, or a part of it, can reach with its bias."""
         weight = self.weight.long().flatten(1)
@@ -308,8 +316,14 @@ class IntegerDenoiser:
         return grown / math.sqrt(variance), SIGMA_DATA**2 / variance * grown, noise * SIGMA_DATA / math.sqrt(variance)
 
     def to(self, device: torch.device) -> Self:
-        """Run on `device`: 8-bit convolutions on a CPU that has them, else float32."""
-        self.engine: Engine = Int8Engine() if device.type == "cpu" and Int8Engine.works() else FloatEngine()
+        """Run on `device`: 8-bit convolutions on a CPU that has them, 8-bit products on a GPU, else float32."""
+        self.engine: Engine = FloatEngine()
+        if device.type == "cpu" and Int8Engine.works():
+            self.engine = Int8Engine()
+        elif device.type == "cuda" and all(self.tensors["0.conv_in.weight"].shape[k] % 8 == 0 for k in (0, 1)):
+            from .integer_matmul import MatmulEngine
+
+            self.engine = MatmulEngine(device)
         return self
 
     @classmethod
