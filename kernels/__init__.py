@@ -12,10 +12,10 @@ from importlib.util import find_spec
 
 import torch
 
-from .backend import Backend
+from .backend import Backend, upload
 from .errors import KernelError
 
-__all__ = ["Backend", "KernelError", "get_backend"]
+__all__ = ["Backend", "KernelError", "get_backend", "upload"]
 
 
 def get_backend(name: str | None = None, device: torch.device | str | None = None) -> Backend:

@@ -133,13 +133,21 @@ class Backend:
 
         arrays = scores.cpu().numpy(), lengths.numpy()
         path, total = search_many(*arrays, constraint_length, k, flush, threads=torch.get_num_threads())
-        return torch.from_numpy(path).to(self.device), torch.from_numpy(total).to(self.device)
+        return upload(torch.from_numpy(path), self.device), upload(torch.from_numpy(total), self.device)
 
     def _words_on_device(self, key: int, stream: int, counters: Tensor) -> Tensor:
         low, high = split64(stream)
         position = [counters & 0xFFFFFFFF, counters >> 32]
         rest = [torch.full_like(counters, low), torch.full_like(counters, high)]
         return philox_torch(torch.stack(position + rest), split64(key))
+
+
+def upload(x: Tensor, device: torch.device) -> Tensor:
+    """x, on the CPU, on `device`, without waiting for a GPU to finish what it was given before.
+
+    Only from pinned memory is a copy just one more item in the GPU's queue; torch keeps that memory until it is done.
+    """
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def _row_counters(rows: Tensor, per_row: int, pitch: int | None) -> Tensor:

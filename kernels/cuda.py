@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from . import launch
-from .backend import Backend, normal_table_on
+from .backend import Backend, normal_table_on, upload
 from .errors import KernelError
 from .viterbi import check, decision_bytes, label_steps
 
@@ -143,7 +143,7 @@ class CudaBackend(Backend):
         symbols = torch.zeros(len(scores), dtype=torch.uint8, device=self.device)
         total = torch.zeros(len(lengths), dtype=torch.int64, device=self.device)
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-        edges = starts.to(self.device)
+        edges = upload(starts, self.device)
         in_shared = launch.trellis(1, constraint_length, k, self._shared_limit).shared > 0
         integers = [labels.bit_length() - 1, *label_steps(labels, k), constraint_length, flush, int(in_shared)]
         for first, last in launch.trellises_at_once(lengths.tolist(), constraint_length, k, in_shared):

@@ -25,7 +25,7 @@ __device__ __forceinline__ u32 turned(u32 state, int digit, int L, int low) {
 // [T, 2^L] (scratch, the latter used if in_shared is 0), symbols [N], total [T], all zero.  decisions begins with the row
 // starts[0].  At most 1,024 threads; without the bound some compilers take more registers than a block of 1,024 has.
 extern "C" __global__ void __launch_bounds__(1024) trellis_search(
-        const short* scores, const long long* starts, int log_labels, int by_symbol, int by_top, int L, int flush,
+        const short* __restrict__ scores, const long long* starts, int log_labels, int by_symbol, int by_top, int L, int flush,
         int in_shared, short* global_metrics, Choices* decisions, unsigned char* symbols, long long* total) {
     extern __shared__ short shared_metrics[];
     __shared__ int tops[1024];
@@ -58,24 +58,28 @@ extern "C" __global__ void __launch_bounds__(1024) trellis_search(
         int place = digit * K < L - low ? shift : shift + L - low;  // of the digit in the ring as turned
         const short* row = scores + ((long long)j << log_labels);
         Choices* chosen = decisions + (long long)j * groups;
+        bool flushed = j >= stages - flush;
         for (u32 g = threadIdx.x; g < groups; g += blockDim.x) {
             u32 base = (g >> shift << (shift + K)) | (g & ((1u << shift) - 1));
             u32 seen = turned(base, digit, L, low);
             u32 rest = seen >> (place + K) << place | (seen & ((1u << place) - 1));
             u32 label = (rest & mask) + by_top * (rest >> log_labels);
+            // A score depends on (u - w) mod 2^K alone: labels grow by M / 2^K with u.  The lowest bits of a metric say
+            // which w it is of, so that one maximum finds the best and, among equals, the lowest w.
             int old[SYMBOLS];
 #pragma unroll
-            for (int w = 0; w < SYMBOLS; ++w) old[w] = metrics[base + ((u32)w << shift)];
+            for (int w = 0; w < SYMBOLS; ++w) old[w] = metrics[base + ((u32)w << shift)] * SYMBOLS + SYMBOLS - 1 - w;
             Choices all = 0;
+#pragma unroll (K == 4 ? 1 : SYMBOLS)
             for (int u = 0; u < SYMBOLS; ++u) {
-                int top = row[(label + u * by_symbol) & mask] + old[0], choice = 0;
+                int top = -(1 << 30);
 #pragma unroll
-                for (int w = 1; w < SYMBOLS; ++w) {
-                    int value = row[(label + (u - w) * by_symbol) & mask] + old[w];
-                    if (value > top) { top = value; choice = w; }
+                for (int w = 0; w < SYMBOLS; ++w) {
+                    u32 difference = (u32)(u - w) & (SYMBOLS - 1);
+                    top = max(top, row[(label + difference * by_symbol) & mask] * SYMBOLS + old[w]);
                 }
-                metrics[base + ((u32)u << shift)] = (j >= stages - flush && u) ? UNREACHED : top;
-                all |= (Choices)choice << (K * u);
+                metrics[base + ((u32)u << shift)] = flushed && u ? UNREACHED : top >> K;
+                all |= (Choices)(~top & (SYMBOLS - 1)) << (K * u);
             }
             chosen[g] = all;
         }

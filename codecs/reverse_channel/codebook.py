@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...kernels import Backend
+from ...kernels import Backend, upload
 
 MAX_COLUMNS = 512  # coordinates of a block at most; a multiple of 8, the normals in one Philox counter
 MAX_SCORES = 1 << 25  # block scores held at once, 128 MiB
@@ -120,7 +120,7 @@ class CoordinateRows:
         if device not in self._positions:
             size, lengths = int(self.edges[-1]), self.lengths
             skipped = torch.arange(len(lengths)) * (self.columns * self.blocks) - self.edges[:-1]
-            per_row = torch.stack([skipped, lengths]).to(device)  # one small copy; the rest stays on the device
+            per_row = upload(torch.stack([skipped, lengths]), device)  # one small copy; the rest stays there
             each = torch.repeat_interleave(per_row[0], per_row[1], output_size=size)
             self._positions[device] = each.add_(torch.arange(size, device=device))
         return self._positions[device]

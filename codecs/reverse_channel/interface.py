@@ -77,9 +77,7 @@ class ReverseChannelCoder(abc.ABC):
         key   the shared secret, 0 <= key < 2^64, another one for every step
         The sample has the kind and the device of mu.  Raises InputError.
         """
-        tensor = as_tensor(mu)
-        payload, sample = self._encode(tensor, SharedStep.of(len(tensor), bits, key, tensor.device))
-        return payload, _as_kind(sample, mu)
+        return self.encode_many([mu], [bits], [key])[0]
 
     def decode(self, payload: Buffer, size: int, bits: float, key: int, *, like: Vector | None = None) -> Vector:
         """The encoder's sample, bit for bit: float32 [size], kind and device as of `like` (None: torch, CPU).
@@ -104,9 +102,14 @@ class ReverseChannelCoder(abc.ABC):
     def encode_many(
         self, mus: Sequence[Vector], bits: Sequence[float], keys: Sequence[int]
     ) -> list[tuple[bytes, Vector]]:
-        """`encode` for several steps, images or coded groups, one after the other; lists of equal length."""
+        """`encode` for several steps, images or coded groups; lists of equal length."""
         _check_lengths(mus, bits, keys)
-        return [self.encode(*step) for step in zip(mus, bits, keys, strict=True)]
+        tensors = as_tensors(mus)
+        steps = [
+            SharedStep.of(len(mu), *numbers, mu.device) for mu, *numbers in zip(tensors, bits, keys, strict=True)
+        ]
+        coded = self._encode_many(tensors, steps)
+        return [(payload, _as_kind(sample, mu)) for (payload, sample), mu in zip(coded, mus, strict=True)]
 
     def decode_many(
         self, payloads: Sequence[Buffer], sizes: Sequence[int], bits: Sequence[float], keys: Sequence[int],
@@ -121,8 +124,8 @@ class ReverseChannelCoder(abc.ABC):
         return self
 
     @abc.abstractmethod
-    def _encode(self, mu: Tensor, step: SharedStep) -> tuple[bytes, Tensor]:
-        """(payload, sample float32 [d] on the device of mu); mu float32 [d], checked."""
+    def _encode_many(self, mus: Sequence[Tensor], steps: Sequence[SharedStep]) -> list[tuple[bytes, Tensor]]:
+        """(payload, sample float32 [d] on the device of mu) of every step; mu float32 [d], checked."""
 
     @abc.abstractmethod
     def _decode(self, payload: Buffer, step: SharedStep) -> Tensor:
@@ -146,8 +149,18 @@ def check_step(size: int, bits: float, key: int) -> tuple[int, float, int]:
     return int(size), float(bits), int(key)
 
 
-def as_tensor(mu: Vector) -> Tensor:
-    """mu as a float32 tensor [d] on its device; raises InputError unless it is a finite, non-empty vector."""
+def as_tensors(mus: Sequence[Vector]) -> list[Tensor]:
+    """Float32 tensors [d] on their devices; raises InputError unless all are finite, non-empty vectors.
+
+    The host waits once for a GPU's answer, not once for each of them.
+    """
+    tensors = [_as_tensor(mu) for mu in mus]
+    if not all(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).tolist() if tensors else ()):
+        raise InputError("the mean must be finite, but it holds NaN or infinity")
+    return tensors
+
+
+def _as_tensor(mu: Vector) -> Tensor:
     if not isinstance(mu, np.ndarray | Tensor):
         raise InputError(f"the mean must be a NumPy array or a torch tensor, not {type(mu).__name__}")
     tensor = torch.from_numpy(np.ascontiguousarray(mu)) if isinstance(mu, np.ndarray) and mu.dtype.kind == "f" else mu
@@ -155,10 +168,7 @@ def as_tensor(mu: Vector) -> Tensor:
         raise InputError("the mean must hold floating-point numbers")
     if tensor.ndim != 1 or len(tensor) == 0:
         raise InputError(f"the mean must be a vector with at least one coordinate, not of shape {list(tensor.shape)}")
-    tensor = tensor.detach().to(torch.float32).contiguous()
-    if not bool(torch.isfinite(tensor).all()):
-        raise InputError("the mean must be finite, but it holds NaN or infinity")
-    return tensor
+    return tensor.detach().to(torch.float32).contiguous()
 
 
 def _as_kind(sample: Tensor, like: Vector | None) -> Vector:

@@ -11,13 +11,14 @@ where they have not.  Equations: docs/method/reverse-channel.md, section 2.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ...kernels import Backend, get_backend
+from ...kernels import Backend, get_backend, upload
 from . import interface as base
 from .codebook import Codebook, CoordinateRows, equal_edges, rotate, rotate_back
 from .index_code import MODELS, IndexCode, IndexModel, index_code
@@ -101,10 +102,13 @@ class PfrCoder(base.ReverseChannelCoder):
         if self.variance not in ("calibrated", "unit"):
             raise base.InputError("the variance must be 'calibrated' or 'unit'")
 
+    def _encode_many(self, mus: Sequence[Tensor], steps: Sequence[base.SharedStep]) -> list[tuple[bytes, Tensor]]:
+        return [self._encode(mu, step) for mu, step in zip(mus, steps, strict=True)]
+
     def _encode(self, mu: Tensor, step: base.SharedStep) -> tuple[bytes, Tensor]:
         chunks = self._chunks(step.size, step.bits)
         target = chunks.rows.pad(rotate(mu, _rotation(step.backend, step.size, step.key)))
-        index = self._search(step.backend, chunks, target, step.key)
+        index = self._search(step.backend, chunks, target, step.key).cpu()
         payload = self._code(chunks).encode(index.tolist())
         return payload, self._sample(step.backend, chunks, index, step.size, step.key)
 
@@ -113,7 +117,7 @@ class PfrCoder(base.ReverseChannelCoder):
         indices, used = self._code(chunks).decode(payload, chunks.count)
         if len(payload) != -(-used // 8):
             raise base.PayloadError(f"the payload of this step has {-(-used // 8)} bytes, not {len(payload)}")
-        index = torch.tensor(indices, dtype=torch.int64, device=step.backend.device)
+        index = torch.tensor(indices, dtype=torch.int64)
         return self._sample(step.backend, chunks, index, step.size, step.key)
 
     def payload_size(self, buffer: base.Buffer, size: int, bits: float, key: int) -> int:
@@ -153,11 +157,12 @@ class PfrCoder(base.ReverseChannelCoder):
         active = torch.arange(chunks.count, device=backend.device)
         # Moments of ln w under q (nats), for the stopping bound; ln w = score + constant.
         energy = target.double().square().sum((1, 2))
-        length = chunks.rows.lengths.to(backend.device, torch.float64)
+        length = upload(chunks.rows.lengths.double(), backend.device)
         constant = 0.5 * (length * math.log(v) - energy)
         mean = 0.5 * (energy / v - shrink * length + length * math.log(v))
         std = (energy / v**2 + 0.5 * shrink**2 * length).clamp(min=1e-12).sqrt()
-        now, number, rounds = 0.0, 0, -(-chunks.candidates // chunks.round)
+        now = torch.zeros((), dtype=torch.float64, device=backend.device)
+        number, rounds = 0, -(-chunks.candidates // chunks.round)
         while number < rounds and len(active):
             together = 1 if number == 0 else min(rounds - number, max(1, ROWS // len(active)))
             times = _arrivals(backend, key, number, together * chunks.round, now)
@@ -176,12 +181,12 @@ class PfrCoder(base.ReverseChannelCoder):
             best[active] = torch.where(better, top, best[active])
             number += together
             if number < rounds:
-                now = float(times[-1])
+                now = times[-1]
             if self.mode == "exact" and number < rounds:
                 # later winners expected: integral over t > now of P_p(w > t / theta), theta = exp(-best) the score to
                 # beat, is at most theta P_q(w > now / theta); ln w is taken as normal
                 log_theta = -(best.double() + constant)[active]
-                tail = torch.special.ndtr(-(math.log(now) - log_theta - mean[active]) / std[active])
+                tail = torch.special.ndtr(-(now.log() - log_theta - mean[active]) / std[active])
                 active = active[log_theta.exp() * tail > MISSED]
         return index
 
@@ -195,7 +200,7 @@ class PfrCoder(base.ReverseChannelCoder):
         rows, v = chunks.rows, chunks.variance
         shape, row_size = (-1, rows.blocks, rows.columns), rows.blocks * rows.columns
         distinct, which = torch.unique(rows.lengths, return_inverse=True)
-        which = which.to(backend.device)
+        which = upload(which, backend.device)
         offset = _offset(chunks, key)
         log_times = log_times.view(-1, chunks.round).roll(offset, 1)  # from candidates to rows of the codebook
         tops, wheres = [], []
@@ -218,18 +223,18 @@ class PfrCoder(base.ReverseChannelCoder):
         return best, torch.cat(wheres).view(-1, len(active)).gather(0, which_round[None])[0]
 
     def _sample(self, backend: Backend, chunks: Chunks, index: Tensor, size: int, key: int) -> Tensor:
-        """The sample that the indices int64 [n] stand for, float32 [d]."""
-        rows, chunk = chunks.rows, torch.arange(chunks.count, device=backend.device)
+        """The sample that the indices int64 [n], on the CPU, stand for, float32 [d]; a GPU is not waited for."""
+        rows, chunk = chunks.rows, torch.arange(chunks.count)
         row_size = rows.blocks * rows.columns
         if self.scoring == "fused":
-            z = backend.normal_rows(key, FRESH, index * chunks.count + chunk, row_size)
+            z = backend.normal_rows(key, FRESH, upload(index * chunks.count + chunk, backend.device), row_size)
         else:
             number, row = index // chunks.round, (index + _offset(chunks, key)) % chunks.round
-            z = backend.sign_rows(key, SIGNS, number * chunks.count + chunk, row_size)
+            z = backend.sign_rows(key, SIGNS, upload(number * chunks.count + chunk, backend.device), row_size)
             for r in torch.unique(number).tolist():
-                here = number == r
-                words = _codebook(backend, chunks, r, key).codewords(row[here])
-                z[here] *= words.view(-1, row_size)
+                here = torch.nonzero(number == r)[:, 0]
+                words = _codebook(backend, chunks, r, key).codewords(upload(row[here], backend.device))
+                z[upload(here, backend.device)] *= words.view(-1, row_size)
         flat = rows.unpad(z.view(chunks.count, rows.blocks, rows.columns))
         return rotate_back(flat * math.sqrt(chunks.variance), _rotation(backend, size, key))
 
@@ -271,7 +276,7 @@ def _matrix(backend: Backend, codebook: Codebook) -> Tensor:
     return known[:, : codebook.columns]
 
 
-def _arrivals(backend: Backend, key: int, number: int, count: int, now: float) -> Tensor:
+def _arrivals(backend: Backend, key: int, number: int, count: int, now: Tensor) -> Tensor:
     """Arrival times of a unit Poisson process after `now`, float64 [count]; only the encoder needs them."""
     counters = torch.arange(-(-count // 4), dtype=torch.int64, device=backend.device)
     words = backend.random_words(key, TIMES + number, counters).reshape(-1)[:count]

@@ -14,7 +14,7 @@ The lower bound 0 of a block's inner rounding is its ReLU.  The factors by which
 go into the weights of conv_out, which are rounded after that for every noise level (`IntegerDenoiser.at`); they are
 tabulated, so that no exponential is left whose last bit would differ between machines.  docs/method/integers.md.
 
-Why every engine computes the same: no sum exceeds 2^24 (`largest_sum`, checked when weights are loaded),
+Why every engine computes the same: no sum exceeds 2^24 (`largest_sum`, checked for every noise level that is used),
 so that float32 holds each one exactly in any order, and with or without fused multiply-adds.  Everything else is single
 IEEE operations, one after the other.  Terms as in Nagel et al., "A white paper on neural network quantization", 2021.
 """
@@ -62,6 +62,14 @@ class IntegerConvolution:
     def scale(self) -> Tensor:
         """2^-exponent, float32 [out]."""
         return power_of_two(-self.exponent).float()
+
+    def on(self, device: torch.device) -> IntegerConvolution:
+        """The same on `device`; the host does not wait for it."""
+        from ...kernels import upload
+
+        moved = IntegerConvolution(*(upload(x, device) for x in (self.weight, self.bias, self.exponent)))
+        moved.__dict__["scale"] = upload(self.scale, device)
+        return moved
 
     def largest_sum(self, low: int, high: int) -> int:
         """The largest magnitude that a sum of inputs in low..high, or a part of it, can reach with its bias."""
@@ -227,7 +235,6 @@ class IntegerDenoiser:
     """
 
     def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Raises ModelError where a sum could exceed what float32 holds."""
         self.config, self.tensors = dict(config), dict(tensors)
         self.nodes: list[float] = list(config["nodes"])
         self.count = int(config["blocks"])
@@ -236,9 +243,6 @@ class IntegerDenoiser:
         self.to(torch.device("cpu"))
         weight, bias = self._doubles("stem.weight", "stem.bias")
         self._stem = folded(weight / INPUT_SCALE, bias, largest=INPUT_MAX)
-        for node in self.nodes:
-            if self._at(node).largest_sum() >= SUM_LIMIT:
-                raise ModelError("the integer network's sums could exceed 2^24")
 
     @property
     def reach(self) -> int:
@@ -249,7 +253,10 @@ class IntegerDenoiser:
         return [self.tensors[name].double() for name in names]
 
     def _at(self, log_snr: float) -> LevelNetwork:
-        """The network at log-SNR `log_snr`, the tables interpolated between nodes; beyond the last ones as there."""
+        """The network at log-SNR `log_snr`, the tables interpolated between nodes; beyond the last ones as there.
+
+        Raises ModelError where a sum could exceed what float32 holds.
+        """
         below, share = self._place(log_snr)
         nearest = below + (share >= 0.5)
         blocks = tuple(self._block(k, below, share, nearest) for k in range(self.count))
@@ -257,7 +264,10 @@ class IntegerDenoiser:
         weight, bias, mean = self._doubles("head.weight", "head.bias", "head.mean")
         scale = power_of_two(exponents)
         head = folded(weight / scale[:, None, None], bias, mean[nearest] * scale, HEAD_MAX)
-        return LevelNetwork(self._stem, blocks, scale.float(), head)
+        network = LevelNetwork(self._stem, blocks, scale.float(), head)
+        if network.largest_sum() >= SUM_LIMIT:
+            raise ModelError("the integer network's sums could exceed 2^24")
+        return network
 
     def _block(self, k: int, below: int, share: float, nearest: int) -> LevelBlock:
         """Block k.  relu(f (w q + b) + s) = |f| relu(sign(f) (w q + b + s / f)): the factor f waits for conv_out.
@@ -306,8 +316,14 @@ class IntegerDenoiser:
         return grown / math.sqrt(variance), SIGMA_DATA**2 / variance * grown, noise * SIGMA_DATA / math.sqrt(variance)
 
     def to(self, device: torch.device) -> Self:
-        """Run on `device`: 8-bit convolutions on a CPU that has them, else float32."""
-        self.engine: Engine = Int8Engine() if device.type == "cpu" and Int8Engine.works() else FloatEngine()
+        """Run on `device`: 8-bit convolutions on a CPU that has them, 8-bit products on a GPU, else float32."""
+        self.engine: Engine = FloatEngine()
+        if device.type == "cpu" and Int8Engine.works():
+            self.engine = Int8Engine()
+        elif device.type == "cuda" and all(self.tensors["0.conv_in.weight"].shape[k] % 8 == 0 for k in (0, 1)):
+            from .integer_matmul import MatmulEngine
+
+            self.engine = MatmulEngine(device)
         return self
 
     @classmethod

@@ -90,12 +90,12 @@ class Prior(Protocol):
             raise ModelError("this model knows no prompts, so neither --prompt nor --guidance applies")
         return None
 
-    def double(self) -> Self:
+    def double(self) -> Self | None:
         """A copy whose denoise takes and gives float64, so that it differs little from machine to machine.
 
-        Raises ModelError where the model has no such form.
+        None where the model has no such form.
         """
-        raise ModelError("--portable needs a model that can run in float64")
+        return None
 
 
 @contextmanager

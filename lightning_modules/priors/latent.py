@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data.tiling import crop, pad_to_multiple
+from ...kernels import upload
 from ..diffusion.pixels import from_signed, to_signed
 from ..identity import ModelError
 from .components import load_pipeline
@@ -176,7 +177,7 @@ class LatentPrior(Prior):
         rows = [number for number, condition in enumerate(conditions) for _ in condition.texts]
         texts = [text for condition in conditions for text in condition.texts]
         text = texts[0] if len(texts) == 1 else tuple(torch.cat(column) for column in zip(*texts, strict=True))
-        guidance = torch.tensor([conditions[row].guidance for row in rows], device=self.device)
+        guidance = upload(torch.tensor([conditions[row].guidance for row in rows]), self.device)
         with self._using("network"):
             x_hat = self._predict(z if len(rows) == len(z) else z[rows], timestep, text, guidance)
         if len(rows) == len(z):

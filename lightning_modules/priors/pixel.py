@@ -56,7 +56,7 @@ class PixelPrior(Prior):
         height, width = (-(-side // self.multiple) * self.multiple for side in size)
         return 3, height, width
 
-    def double(self) -> Self:
+    def double(self) -> Self | None:
         """See Prior.double."""
         other = copy.copy(self)
         other.network, other.half = copy.deepcopy(self.network).double(), None

@@ -69,7 +69,9 @@ class Pyramid:
     def _from_half(self, network: Network, z: Tensor, log_snr: float) -> Tensor:
         """U E(P z), where P z is scaled to unit variance again."""
         signal = 1.0 / (1.0 + math.exp(-log_snr))  # alpha^2
-        half = self._average(z) / math.sqrt(signal + (1.0 - signal) / 4.0)
+        # a divisor on z's device: by a Python number a GPU does not divide, it multiplies with the rounded reciprocal
+        scale = torch.full((), math.sqrt(signal + (1.0 - signal) / 4.0), dtype=z.dtype, device=z.device)
+        half = self._average(z) / scale
         return self._double(self.estimate(network, half, log_snr + math.log(4.0)))
 
 

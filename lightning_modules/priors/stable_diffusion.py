@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...kernels import upload
 from ..diffusion.gaussian import PREDICTIONS, x0_from_prediction
 from ..identity import ModelError, with_refiner
 from .components import load_pipeline
@@ -114,11 +115,11 @@ class SDXLPrior(StableDiffusionPrior):
         count, size = len(z), [side * self.factor for side in z.shape[-2:]]
         if self.refiner is not None and timestep <= REFINED * self.num_levels:
             network, embedded, pooled = self.refiner_network, text[2], text[3]
-            ids = torch.tensor([*size, 0, 0], device=z.device).expand(count, 4)
+            ids = upload(torch.tensor([*size, 0, 0]), z.device).expand(count, 4)
             ids = torch.cat([ids, text[4].float()[:, None]], 1)
         else:
             network, embedded, pooled = self.network, text[0], text[1]
-            ids = torch.tensor([*size, 0, 0, *size], device=z.device).expand(count, 6)
+            ids = upload(torch.tensor([*size, 0, 0, *size]), z.device).expand(count, 6)
         added = {"text_embeds": pooled, "time_ids": ids.to(self.dtype)}
         time = _own_timestep(timestep, z)
         output = network(z.to(self.dtype), time, encoder_hidden_states=embedded, added_cond_kwargs=added).sample

@@ -107,30 +107,33 @@ extern "C" void run_trellis(const short* scores, const long long* starts, long l
 """
 
 
-def compiled(folder, ks=(1, 2, 4), change=lambda text: text):
-    """Every .cu compiled behind the shim, the trellis for each of `ks`; `change` edits the trellis."""
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        pytest.skip("needs a C++20 compiler")
-    common = source("philox.cu")
-    parts = [SHIM, source("pfr.cu"), ENTRY, ENTRY_PFR]
-    for k in ks:
-        trellis = change(source("trellis.cu").removeprefix(common))
-        trellis = trellis.replace("extern __shared__ short shared_metrics[];", "static short shared_metrics[65536];")
-        trellis += ENTRY_TRELLIS
-        for name in ("trellis_search", "run_trellis", "turned", "Choices"):
-            trellis = trellis.replace(name, f"{name}_{k}")
-        parts.append(f"#undef K\n#undef SYMBOLS\n#undef UNREACHED\n#define K {k}\n{trellis}")
-    path = folder / "all.cpp"
-    path.write_text("".join(parts))
-    command = [compiler, "-std=c++20", "-O0", "-ffp-contract=off", "-shared", "-fPIC", "-w"]
-    subprocess.run([*command, str(path), "-o", str(path.with_suffix(".so"))], check=True)
-    return ctypes.CDLL(str(path.with_suffix(".so")))
+def without_barrier(text, number):
+    """The trellis search without one of its barriers."""
+    parts = text.split("__syncthreads();")
+    assert len(parts) == 7
+    return "__syncthreads();".join(parts[: number + 1]) + ";" + "__syncthreads();".join(parts[number + 1 :])
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    return compiled(tmp_path_factory.mktemp("cuda_as_cpp"))
+    """Every .cu compiled behind the shim: the trellis as "1", "2" and "4" for each k, "2_0" to "2_5" less a barrier."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("needs a C++20 compiler")
+    text = source("trellis.cu").removeprefix(source("philox.cu"))
+    text = text.replace("extern __shared__ short shared_metrics[];", "static short shared_metrics[65536];")
+    versions = {str(k): text for k in (1, 2, 4)} | {f"2_{n}": without_barrier(text, n) for n in range(6)}
+    parts = [SHIM, source("pfr.cu"), ENTRY, ENTRY_PFR]
+    for version, trellis in versions.items():
+        trellis += ENTRY_TRELLIS
+        for name in ("trellis_search", "run_trellis", "turned", "Choices"):
+            trellis = trellis.replace(name, f"{name}_{version}")
+        parts.append(f"#undef K\n#undef SYMBOLS\n#undef UNREACHED\n#define K {version[0]}\n{trellis}")
+    path = tmp_path_factory.mktemp("cuda_as_cpp") / "all.cpp"
+    path.write_text("".join(parts))
+    command = [compiler, "-std=c++20", "-O0", "-ffp-contract=off", "-shared", "-fPIC", "-w"]
+    subprocess.run([*command, str(path), "-o", str(path.with_suffix(".so"))], check=True)
+    return ctypes.CDLL(str(path.with_suffix(".so")))
 
 
 @pytest.fixture(params=["first thread first", "last thread first"])
@@ -178,14 +181,14 @@ def test_fused_pfr_source_equals_cpu(library):
     assert [index[c, best[c].argmax()] for c in range(2)] == where.tolist()
 
 
-def search(library, scores, lengths, length, k, flush, in_shared):
+def search(library, scores, lengths, length, k, flush, in_shared, version=None):
     """Symbols and sums by the kernel's source, eight threads a block."""
     count, labels = scores.shape
     symbols, total = np.zeros(count, np.uint8), np.zeros(len(lengths), np.int64)
     spare = np.zeros((len(lengths), 1 << length), np.int16)
     decisions = np.zeros((count, decision_bytes(length, k)), np.uint8)
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    getattr(library, f"run_trellis_{k}")(
+    getattr(library, f"run_trellis_{version or k}")(
         pointer(scores), pointer(starts), wide(len(lengths)), labels.bit_length() - 1, *label_steps(labels, k), length,
         flush, in_shared, pointer(spare), pointer(decisions), pointer(symbols), pointer(total),
     )  # fmt: skip
@@ -216,24 +219,18 @@ def test_long_paths_at_the_largest_scores_do_not_overflow(built, length, k):
 
 
 @pytest.mark.parametrize("barrier", [0, 2, 3, 4, 5])
-def test_a_missing_barrier_is_found(tmp_path, barrier):
+def test_a_missing_barrier_is_found(built, barrier):
     """Without one of the barriers, one of the two orders of threads gives another path.
 
     Only the second may miss unnoticed here: it makes what is subtracted from all metrics the very best one.
     """
-
-    def without(text):
-        parts = text.split("__syncthreads();")
-        assert len(parts) == 7
-        return "__syncthreads();".join(parts[: barrier + 1]) + ";" + "__syncthreads();".join(parts[barrier + 1 :])
-
-    library, lengths = compiled(tmp_path, (2,), without), np.array([30])
+    lengths = np.array([30])
     scores = np.random.default_rng(1).integers(-99, 100, (30, 64)).astype(np.int16)
     path, total = search_reference(scores, lengths, 4, 2, 2)
     agree = []
     for order in (0, 1):
-        library.set_order(order)
-        found, best = search(library, scores, lengths, 4, 2, 2, 1)
+        built.set_order(order)
+        found, best = search(built, scores, lengths, 4, 2, 2, 1, f"2_{barrier}")
         agree.append(np.array_equal(found, path) and np.array_equal(best, total))
     assert not all(agree)
 

@@ -13,7 +13,7 @@ from gaussian_source import Source, coded, extra_bits, pfr_law, run
 from diffpress.codecs.reverse_channel import get_coder
 from diffpress.codecs.reverse_channel.codebook import Codebook, CoordinateRows, rotate, rotate_back
 from diffpress.codecs.reverse_channel.index_code import MODELS, IndexCode, class_of, index_of, raw_bits
-from diffpress.codecs.reverse_channel.trellis import stage_bounds
+from diffpress.codecs.reverse_channel.trellis_format import stage_bounds
 from diffpress.kernels import get_backend
 
 

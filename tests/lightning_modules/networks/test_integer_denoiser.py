@@ -14,15 +14,17 @@ from diffpress.lightning_modules.diffusion.pixels import to_signed
 from diffpress.lightning_modules.networks.denoiser import Denoiser
 from diffpress.lightning_modules.networks.integer_denoiser import (
     SUM_LIMIT,
+    Engine,
     FloatEngine,
     Int8Engine,
     IntegerDenoiser,
 )
+from diffpress.lightning_modules.networks.integer_matmul import MatmulEngine
 from diffpress.lightning_modules.training.integers import integer_denoiser
 from helpers import synthetic_photo
 
-ENGINES: list[Callable[[], FloatEngine | Int8Engine]] = [
-    lambda: FloatEngine(torch.float64), FloatEngine,
+ENGINES: list[Callable[[], Engine]] = [
+    lambda: FloatEngine(torch.float64), FloatEngine, lambda: MatmulEngine(torch.device("cpu")),
     pytest.param(Int8Engine, marks=pytest.mark.skipif(not Int8Engine.works(), reason="no exact 8-bit sums here")),
 ]  # fmt: skip
 
@@ -66,12 +68,21 @@ def noisy(height: int = 40, width: int = 56) -> Tensor:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_every_engine_gives_the_estimate_on_record(engine: Callable[[], FloatEngine | Int8Engine]) -> None:
+def test_every_engine_gives_the_estimate_on_record(engine: Callable[[], Engine]) -> None:
     model, digest = network(), hashlib.sha256()
     model.engine = engine()
     for log_snr in (-9.0, -2.3, 0.0, 3.7, 8.0):
         digest.update((model(noisy(), log_snr) * 2**20).round().to(torch.int64).numpy().tobytes())
     assert digest.hexdigest()[:16] == "02644fceb070bbad"
+
+
+@pytest.mark.parametrize("size", [(2, 2), (2, 10), (8, 8)])
+def test_matrix_products_take_the_smallest_images(size: tuple[int, int]) -> None:
+    model = network()
+    expected = model(noisy(*size), 1.5)
+    model.engine = MatmulEngine(torch.device("cpu"))
+    assert torch.equal(model(noisy(*size), 1.5), expected)
+    assert torch.equal(model(noisy(*size), 1.5), expected)  # from tables that are kept
 
 
 def test_the_estimate_does_not_depend_on_tiles_or_threads() -> None:
@@ -115,7 +126,7 @@ def test_no_sum_of_the_shipped_weights_can_overflow() -> None:
 def test_weights_whose_sums_could_overflow_are_refused() -> None:
     assert network(64).at(0.0).largest_sum() < SUM_LIMIT
     with pytest.raises(ModelError, match="2\\^24"):
-        network(2000)
+        network(2000).at(0.0)
 
 
 def test_other_networks_have_no_form_in_integers() -> None:
