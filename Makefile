@@ -17,8 +17,8 @@ $(VENV)/installed: pyproject.toml
 demo: $(VENV)/installed  ## compress a photo with our codecs, decode it in fresh processes, show the result
 	$(PY) -m diffpress.commands.demo --out demo_out
 
-test: $(VENV)/installed  ## run the tests
-	$(PY) -m pytest
+test: $(VENV)/installed  ## run the tests, a process for each core
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 lint: $(VENV)/installed  ## ruff: errors, style, import order
 	$(PY) -m ruff check .

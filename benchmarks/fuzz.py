@@ -1,14 +1,16 @@
 """Mutated files against the decoders, mutated images against the readers: crashes, hangs, memory, wrong pictures.
 
-    python benchmarks/fuzz.py diffc uqdm bitsback --cases 100000 -o docs/results/fuzz.json
-    python benchmarks/fuzz.py PNG JPEG WEBP --cases 10000
+    python benchmarks/fuzz.py diffc lossless uqdm bitsback --cases 100000 -o docs/results/fuzz.json
+    python benchmarks/fuzz.py PNG JPEG WEBP --cases 10000 -o docs/results/fuzz.json
 
-A case is a number: seed and number give the same bytes everywhere.  Three kinds take turns, 15, 3 and 2 of 20:
+A case is a number: seed and number give the same bytes everywhere.  Three kinds take turns, 16, 3 and 1 of 20:
 damaged  a golden file with bytes changed, cut, inserted, removed or taken from another file.  What decodes without a
-         note must be the very picture, and no file of full length may be called cut.
+         note must be the very picture, and no file of full length may be called cut.  Of every hundredth, what there
+         is of it is decoded, as with --recover.
 forged   a file whose checksums are right and whose header and segments are not; it may decode to anything.
 bombs    numbers at their largest, 4,096 segments, deflated data that would be gigabytes, prompts.
-Cases run in another process, so that a crash is one more result.
+Cases run in another process, so that a crash is one more result.  Results are written as they come: the same command
+goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ import random
 import resource
 import signal
 import sys
-import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ import torch
 from PIL import Image
 
 from diffpress.codecs import CodecError, Stream, attachments, container, get_codec
-from diffpress.data.images import ImageError, read_photo
+from diffpress.data.images import ImageError, read_photo, write_file
 from diffpress.lightning_modules import ModelError, load_model
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden"
@@ -44,44 +45,54 @@ SECONDS = 10  # of the processor; a case that takes longer hangs
 MEGABYTES = 512  # that the process may grow by, whatever the cases
 MAX_PIXELS = 1 << 14
 CHUNK = 20_000  # cases a process
+NOTED = 1_000  # cases until results are written
+PATIENCE = 600  # seconds of the clock without an answer: compiled code hangs, which no signal reaches
+SMALL = 8  # pixels a side of the pictures of which most forged files are made, where that is sooner
+DECODERS = {"diffc": "diffc", "lossless": "diffc", "uqdm": "uqdm", "bitsback": "bitsback"}  # targets, their codecs
 READERS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "JPEG2000", "PPM", "TGA", "JXL")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A golden file, its codec and its picture."""
+    """A file, its codec and its picture; `small` if made here, of a corner of a golden picture."""
 
     data: bytes
     codec: Any
     stream: Stream
     image: torch.Tensor
+    small: bool = False
 
 
 class Hang(BaseException):
     """A case took too long."""
 
 
-def samples(codec: str, most: int | None = None) -> list[Sample]:
-    """All golden files of a codec, of every version, or the first `most`, and one with attachments."""
-    found = []
+def samples(target: str, most: int | None = None) -> list[Sample]:
+    """All golden files of a target, of every version, or the first `most`; one with attachments; small ones."""
+    found, small = [], []
     for entry in json.loads((GOLDEN / "files.json").read_text(encoding="utf-8")):
-        if entry["codec"] != codec or "calibration" in entry:
+        lossless = entry["request"].get("lossless", False)
+        if entry["codec"] != DECODERS[target] or "calibration" in entry or (target == "lossless") > lossless:
             continue
         options = dict(entry["options"])
         if "schedule" in options:
             options["schedule"] = str(GOLDEN / options["schedule"])
-        if codec == "diffc":
+        if DECODERS[target] == "diffc":
             options |= {"reconstruction": "mse"}
-        opened = get_codec(codec, model=load_model(GOLDEN / entry["model"], device="cpu"), **options)
+        opened = get_codec(entry["codec"], model=load_model(GOLDEN / entry["model"], device="cpu"), **options)
         data = (GOLDEN / entry["file"]).read_bytes()
         stream = container.read(data, opened)
         found.append(Sample(data, opened, stream, opened.decode(stream)))
+        if target in ("lossless", "bitsback"):
+            corner = found[-1].image[:, :SMALL, :SMALL]
+            stream = opened.encode(corner, **entry["request"])
+            small.append(Sample(container.write(stream, opened), opened, stream, corner, small=True))
         if len(found) == most:
             break
     first = found[0]
     alpha = torch.zeros(first.image.shape[1:], dtype=torch.uint8)
     stream = attachments.attach(first.stream, alpha, {"exif": b"Exif\0\0" * 9, "icc": bytes(300)})
-    return [*found, replace(first, data=container.write(stream, first.codec), stream=stream)]
+    return [*found, replace(first, data=container.write(stream, first.codec), stream=stream), *small]
 
 
 def mutated(data: bytes, other: bytes, rng: random.Random) -> bytes:
@@ -115,7 +126,7 @@ def forged(sample: Sample, other: Sample, rng: random.Random) -> bytes:
     stream = sample.stream
     header, segments = stream.header, list(stream.segments)
     for _ in range(rng.choice([1, 1, 2, 3])):
-        kind, at = rng.randrange(6), rng.randrange(len(segments))
+        kind, at = rng.randrange(9), rng.randrange(len(segments))
         if kind == 0:
             segments[at] = mutated(segments[at] + b"\0", rng.choice(other.stream.segments) + b"\0", rng)
         elif kind == 1:
@@ -126,10 +137,22 @@ def forged(sample: Sample, other: Sample, rng: random.Random) -> bytes:
             del segments[at]
         elif kind == 4:
             header = replace(header, params=rng.randbytes(len(header.params)))
+        elif kind == 5:
+            header = replace(header, params=_changed(header.params, rng))
+        elif kind > 6:  # of the same size, which the codec accepts more often
+            segments[at] = _changed(segments[at], rng)
         else:
             height, width = rng.choice([1, 2, 8, 63, 64, 65, 128]), rng.choice([1, 7, 16, 65, 128])
             header = replace(header, height=height, width=width)
     return container.write(Stream(header, tuple(segments)), sample.codec)
+
+
+def _changed(data: bytes, rng: random.Random) -> bytes:
+    """One to eight bits flipped."""
+    changed = bytearray(data)
+    for _ in range(rng.choice([1, 1, 2, 8]) if data else 0):
+        changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    return bytes(changed)
 
 
 @cache
@@ -163,24 +186,39 @@ def bomb(sample: Sample, rng: random.Random) -> bytes:
     return container.write(Stream(header, segments), sample.codec)
 
 
+def kind_of(number: int) -> str:
+    return {0: "bomb", 5: "forged", 10: "forged", 15: "forged"}.get(number % 20, "damaged")
+
+
 def decode_case(corpus: list[Sample], seed: int, number: int) -> str:
-    """What became of a case: "refused", "whole", "partly", "anything" (forged), or what is wrong."""
-    rng = random.Random(f"{seed}/{number}")
-    sample, other = rng.choice(corpus), rng.choice(corpus)
-    kind = {0: "bomb", 10: "bomb", 5: "forged", 15: "forged", 18: "forged"}.get(number % 20, "damaged")
+    """What became of a case: "refused" (also "refused, full length"), "whole", "partly", "anything", or what is wrong.
+
+    Forged files and bombs may decode to anything.
+    """
+    rng, kind = random.Random(f"{seed}/{number}"), kind_of(number)
+    quick = [sample for sample in corpus if sample.small]
+    drawn = quick if quick and kind != "damaged" and rng.random() < 0.9 else corpus
+    sample, other = rng.choice(drawn), rng.choice(drawn)
     if kind == "damaged":
         data = mutated(sample.data, other.data, rng)
     else:
         data = forged(sample, other, rng) if kind == "forged" else bomb(sample, rng)
+    full = kind == "damaged" and len(data) == len(sample.data) and data != sample.data
     try:
         stream = container.read(data, sample.codec, max_pixels=MAX_PIXELS)
-        if kind == "damaged" and data != sample.data and len(data) == len(sample.data) and "is cut:" in stream.note:
+        if full and "is cut:" in stream.note:
             return "WRONG: a damaged file of full length is called cut"
         image = sample.codec.decode(stream)
         attachments.alpha_of(stream)
         attachments.metadata_of(stream)
     except (CodecError, ModelError) as error:
-        return "refused" if str(error) and "\n" not in str(error) else "WRONG: an error without a sentence"
+        if full and "is cut" in str(error) and "or damaged" not in str(error):
+            return "WRONG: a damaged file of full length is called cut"
+        if number % 100 == 1 and isinstance(error, container.DamagedFile) and error.stream.segments:
+            with suppress(CodecError, ModelError):
+                sample.codec.decode(error.stream)
+        how = ", full length" if full else ""
+        return f"refused{how}" if str(error) and "\n" not in str(error) else "WRONG: an error without a sentence"
     if stream.note:
         return "partly"
     if kind != "damaged":
@@ -258,19 +296,20 @@ def _serve(connection: Any, target: str, seed: int, first: int, count: int) -> N
         connection.send(what)
 
 
-def outcomes(target: str, seed: int, first: int, cases: int) -> Iterator[tuple[int, str]]:
+def outcomes(target: str, seed: int, first: int, end: int) -> Iterator[tuple[int, str]]:
     """(number, what became of it) of each case, in processes of CHUNK cases."""
     context = multiprocessing.get_context("spawn")
     number = first
-    while number < first + cases:
+    while number < end:
         here, there = context.Pipe()
-        count = min(CHUNK, first + cases - number)
-        process = context.Process(target=_serve, args=(there, target, seed, number, count))
+        until = min(number + CHUNK, end)
+        process = context.Process(target=_serve, args=(there, target, seed, number, until - number))
         process.start()
         there.close()
-        end = number + count
         try:
-            while number < end:
+            while number < until:
+                if not here.poll(PATIENCE):
+                    process.kill()
                 yield number, here.recv()
                 number += 1
         except EOFError:
@@ -280,38 +319,39 @@ def outcomes(target: str, seed: int, first: int, cases: int) -> Iterator[tuple[i
         process.join()
 
 
-def run(target: str, seed: int, first: int, cases: int) -> dict[str, Any]:
-    """Counts of what became of the cases, and the numbers of those that went wrong."""
-    start, counts, wrong = time.perf_counter(), Counter[str](), []
-    for number, what in outcomes(target, seed, first, cases):
-        counts[what.split(":")[0]] += 1
+def run(target: str, seed: int, cases: int, out: Path | None) -> dict[str, Any]:
+    """Counts of what became of the cases, and the numbers of those that went wrong; goes on from what `out` has."""
+    everything = json.loads(out.read_text()) if out and out.is_file() else {}
+    machine = f"{platform.machine()}, Python {platform.python_version()}, PyTorch {torch.__version__}"
+    found = everything.get(target, {})
+    if found.get("seed") != seed:
+        found = {"seed": seed, "cases": 0, "counts": {}, "wrong": [], "machine": machine}
+    everything[target] = found
+    counts = Counter[str](found["counts"])
+    for number, what in outcomes(target, seed, found["cases"], cases):
+        counts[what.split(":")[0] if target in READERS else f"{kind_of(number)}, {what.split(':')[0]}"] += 1
         if what.startswith("WRONG"):
-            wrong.append([number, what])
-            if len(wrong) < 50:
-                print(target, number, what, flush=True)
-    return {"seed": seed, "first": first, "cases": cases, "counts": dict(counts), "wrong": wrong[:50],
-            "seconds": round(time.perf_counter() - start)}  # fmt: skip
+            found["wrong"].append([number, what])
+            print(target, number, what, flush=True)
+        found |= {"cases": number + 1, "counts": dict(sorted(counts.items()))}
+        if out and ((number + 1) % NOTED == 0 or number + 1 == cases):
+            write_file(out, (json.dumps(everything, indent=1) + "\n").encode())
+    return found
 
 
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("targets", nargs="+", help=f"diffc, uqdm, bitsback, or a reader: {', '.join(READERS)}")
-    p.add_argument("--cases", type=int, default=1000)
+    p.add_argument("targets", nargs="+", help=f"{', '.join(DECODERS)}, or a reader: {', '.join(READERS)}")
+    p.add_argument("--cases", type=int, default=1000, help="so many in all, with those that --out has already")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--first", type=int, default=0, help="number of the first case")
-    p.add_argument("-o", "--out", type=Path, help="JSON file to add the results to")
+    p.add_argument("-o", "--out", type=Path, help="JSON file of the results")
     a = p.parse_args()
-    results = {}
-    if a.out and a.out.is_file():
-        results = json.loads(a.out.read_text())
+    wrong = False
     for target in a.targets:
-        results[target] = run(target, a.seed, a.first, a.cases) | {
-            "machine": f"{platform.machine()}, Python {platform.python_version()}, PyTorch {torch.__version__}",
-        }  # fmt: skip
-        print(target, results[target]["counts"], f"{results[target]['seconds']} s", flush=True)
-        if a.out:
-            a.out.write_text(json.dumps(results, indent=1) + "\n")
-    return int(any(results[target]["wrong"] for target in a.targets))
+        found = run(target, a.seed, a.cases, a.out)
+        wrong |= bool(found["wrong"])
+        print(target, found["counts"], flush=True)
+    return int(wrong)
 
 
 if __name__ == "__main__":

@@ -223,11 +223,12 @@ def _read_attachments(data: memoryview, head: bytes, stored: memoryview) -> tupl
 def _cut(stream: Stream, kept: Sequence[bytes], segments: Sequence[bytes], good: int, count: int) -> Stream:
     """What a file that ends too early holds: the segments `kept`; raises DamagedFile where no checksum is there."""
     if not segments:
-        raise CodecError("the file is cut before the end of its first segment")
+        raise CodecError("the file is cut before the end of its first segment, or damaged in its header")
     if not good:
-        note = f"the file is cut: {len(segments)} of {count} segments are there, and no checksum vouches for them"
+        note = (f"the file is cut or damaged: {len(segments)} of {count} segments are there, and no checksum vouches "
+                "for them")  # fmt: skip
         rest = replace(stream, segments=tuple(segments), total=count, note=note)
-        raise DamagedFile("the file is cut before its first checksum", rest)
+        raise DamagedFile("the file is cut before its first checksum, or damaged in its header", rest)
     note = f"the file is cut: {len(kept)} of {count} segments are there"
     if kept is not segments:
         note = f"the file is cut or damaged: {good} of {count} segments are good"

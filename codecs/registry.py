@@ -57,11 +57,6 @@ def codec_names() -> list[str]:
     return sorted(CODECS)
 
 
-def default_model(name: str) -> str | None:
-    """The shipped model of the codec called `name`; None for a codec that takes no model."""
-    return MODEL_CODECS[name].default_model if name in MODEL_CODECS else None
-
-
 def codec_class(name: str) -> Any:
     """The class of the codec called `name`; raises CodecError."""
     if name not in CODECS:

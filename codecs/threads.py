@@ -3,7 +3,7 @@
 Floating-point sums depend on their order: in float32, one thread or two inside an operation change 80 to 90 % of a
 network's outputs in their last bits (measured).  So on a CPU every operation runs on a single thread, and several
 images or tiles side by side; on a GPU they run one after the other, by deterministic kernels without TF32.  What
-remains different between machines is answered by float64 (the codecs' `portable`).
+remains different between machines is answered by float64, for networks that do not compute in integers.
 """
 
 from __future__ import annotations

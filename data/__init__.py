@@ -17,27 +17,10 @@ if TYPE_CHECKING:
     from .module import ImageData, Source
 
 __all__ = [
-    "CropSource",
-    "FixedCrops",
-    "ImageData",
-    "ImageError",
-    "ImageFolder",
-    "ImageNet64",
-    "RandomCrops",
-    "Source",
-    "apply_tiled",
-    "crop",
-    "list_images",
-    "load_data",
-    "load_photos",
-    "pad_to",
-    "pad_to_multiple",
-    "read_image",
-    "save_image",
-    "tile",
-    "untile",
-    "write_file",
-]
+    "CropSource", "FixedCrops", "ImageData", "ImageError", "ImageFolder", "ImageNet64", "RandomCrops", "Source",
+    "apply_tiled", "crop", "list_images", "load_data", "load_photos", "pad_to", "pad_to_multiple", "read_image",
+    "save_image", "tile", "untile", "write_file",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

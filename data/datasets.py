@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from copy import copy
 from pathlib import Path
 from typing import Literal
 
@@ -20,53 +19,26 @@ from . import imagenet64, kodak
 from .imagenet64 import ImageNet64
 from .images import ImageError, list_images, read_array, read_image
 
-OnBroken = Literal["skip", "refuse"]
-
 
 class ImageFolder(Dataset[tuple[str, torch.Tensor]]):
-    """The images of a folder (or of a list of files), read when asked for.
+    """The images of a folder (or of a list of files), read when asked for; `recursive`: of its sub-folders, too."""
 
-    on_broken  "refuse": reading a broken file raises ImageError; "skip": broken files are found at the start (every
-               file is read once), named in a warning and left out
-    recursive  whether sub-folders are searched
-    """
-
-    def __init__(
-        self,
-        path: str | Path | Iterable[str | Path],
-        *,
-        on_broken: OnBroken = "refuse",
-        recursive: bool = False,
-        name: str = "",
-    ) -> None:
-        files = list_images(path, recursive=recursive)
-        if on_broken == "skip":
-            files = [file for file in files if _readable(file)]
-            if not files:
-                raise ImageError(f"{path}: none of the images can be read")
-        self.files = files
-        self.names = _unique_names(files)
+    def __init__(self, path: str | Path | Iterable[str | Path], *, recursive: bool = False, name: str = "") -> None:
+        self.files = list_images(path, recursive=recursive)
+        self.names = _unique_names(self.files)
         self.name = name or (Path(path).resolve().name if isinstance(path, (str, Path)) else "images")
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[str, torch.Tensor]:
         return self.names[index], read_image(self.files[index])
-
-    def first(self, count: int) -> ImageFolder:
-        """The same without all but the first `count` images."""
-        part = copy(self)
-        part.files, part.names = self.files[:count], self.names[:count]
-        return part
 
 
 NamedImages = ImageFolder | ImageNet64
 
 
-def load_data(
-    name_or_path: str | Path, data_dir: str | Path = "datasets", on_broken: OnBroken = "refuse"
-) -> NamedImages:
+def load_data(name_or_path: str | Path, data_dir: str | Path = "datasets") -> NamedImages:
     """The data set "kodak" or "imagenet64" (its validation images) below `data_dir`, or the images of a folder.
 
     Items are (name, uint8 [3, H, W]).  Raises ImageError, with what to do, when it is not there.
@@ -78,7 +50,7 @@ def load_data(
     path = Path(name_or_path)
     if path.is_dir() and (path / "val_data.npz").is_file() and not _has_images(path):
         return ImageNet64(path)
-    return ImageFolder(path, on_broken=on_broken)
+    return ImageFolder(path)
 
 
 def load_photos(name_or_path: str | Path, data_dir: str | Path, split: Literal["train", "val"]) -> list[np.ndarray]:
@@ -108,15 +80,6 @@ def load_photos(name_or_path: str | Path, data_dir: str | Path, split: Literal["
     if not photos:
         raise ImageError(f"{path}: none of the images can be read")
     return photos
-
-
-def _readable(file: Path) -> bool:
-    try:
-        read_image(file)
-    except ImageError as error:
-        warnings.warn(f"skipped: {error}", stacklevel=3)
-        return False
-    return True
 
 
 def _unique_names(files: list[Path]) -> list[str]:

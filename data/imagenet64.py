@@ -12,7 +12,6 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Callable
-from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -91,16 +90,10 @@ class ImageNet64(Dataset[tuple[str, torch.Tensor]]):
         self.names = [f"val{index:05d}" for index in indices]
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[str, torch.Tensor]:
         return self.names[index], torch.from_numpy(self.images[index])
-
-    def first(self, count: int) -> ImageNet64:
-        """The same without all but the first `count` images."""
-        part = copy(self)
-        part.images, part.names = self.images[:count], self.names[:count]
-        return part
 
 
 def find_duplicates(folder: Path, progress: Callable[[str], None] = lambda message: None) -> np.ndarray:
@@ -115,19 +108,14 @@ def find_duplicates(folder: Path, progress: Callable[[str], None] = lambda messa
     for path in training_files(folder):  # one file at a time: the full set does not fit in memory
         in_training.update(wanted.intersection(digest(image) for image in read_npz(path)))
         progress(f"{path.name}: {len(in_training)} validation images found so far")
-    seen: set[bytes] = set()
-    duplicates = []
-    for index, key in enumerate(validation):
-        if key in in_training or key in seen:
-            duplicates.append(index)
-        seen.add(key)
+    first = {key: index for index, key in reversed(list(enumerate(validation)))}
+    duplicates = [index for index, key in enumerate(validation) if key in in_training or first[key] < index]
     return np.array(duplicates, dtype=np.int64)
 
 
 def write_removed(folder: Path, indices: np.ndarray) -> Path:
     """Write `indices` to `folder`/removed.npy and return its path."""
-    buffer = io.BytesIO()
+    buffer, path = io.BytesIO(), folder / "removed.npy"
     np.save(buffer, indices, allow_pickle=False)
-    path = folder / "removed.npy"
     write_file(path, buffer.getvalue())
     return path

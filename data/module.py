@@ -152,9 +152,8 @@ class ImageData(lightning.LightningDataModule):
             raise ImageError(NO_TRAINING_IMAGES)
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        return ResumableLoader(
-            self.train_data, self.batch_size, rank, world, self._batches_done, num_workers=self.num_workers
-        )
+        done = self._batches_done
+        return ResumableLoader(self.train_data, self.batch_size, rank, world, done, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader[torch.Tensor] | list[Any]:
         if self.val_data is None:
@@ -191,14 +190,9 @@ class ResumableLoader(DataLoader[torch.Tensor]):
     """
 
     def __init__(
-        self,
-        data: RandomCrops,
-        batch_size: int,
-        rank: int,
-        world: int,
-        batches_done: Callable[[], int | None],
+        self, data: RandomCrops, batch_size: int, rank: int, world: int, batches_done: Callable[[], int | None],
         **options: Any,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._step = batch_size * world
         self._batches_done = batches_done
         self._origin = (0, 0)  # (sample, finished batches) at the start of the run or where it was resumed

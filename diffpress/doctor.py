@@ -5,22 +5,17 @@ Reads versions, processor, devices and shipped models, and codes a small photo o
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 
 from . import __version__, resource
 from .commands.errors import run, sentence, user_errors
 
-PACKAGES = (
-    "torch", "numpy", "numba", "constriction", "pillow", "pillow-jxl-plugin", "safetensors", "diffusers",
-    "transformers", "lightning", "cupy-cuda12x", "cupy-cuda13x", "imageio-ffmpeg",
-)  # fmt: skip
+MORE_PACKAGES = ("numba", "safetensors", "transformers", "cupy-cuda12x", "cupy-cuda13x", "imageio-ffmpeg")
 FEATURES = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd",
             "asimddp", "i8mm", "bf16", "sve")  # fmt: skip
 SIDE, BPP = 128, 0.5  # of the small photo
@@ -29,11 +24,12 @@ SIDE, BPP = 128, 0.5  # of the small photo
 def report() -> Iterator[str]:
     """The lines of the report; what cannot be found out is said in its line."""
     from .codecs import container
+    from .evaluation.provenance import PACKAGES, machine, versions
 
-    yield f"diffpress {__version__}{_commit()}, file format {container.VERSION}"
-    yield f"Python {platform.python_version()} on {platform.platform()}"
-    yield from _processor()
-    yield "packages: " + ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    yield f"diffpress {__version__}{_commit()}, file format {container.VERSION}, on {platform.platform()}"
+    yield "machine: " + ", ".join(f"{name} {value}" for name, value in machine().items())
+    yield _arithmetic()
+    yield "versions: " + ", ".join(f"{name} {found}" for name, found in versions((*PACKAGES, *MORE_PACKAGES)).items())
     yield from _devices()
     yield from _models()
     yield from _speed()
@@ -47,26 +43,12 @@ def _commit() -> str:
     return f", commit {asked.stdout.strip()}" if asked.returncode == 0 else ""
 
 
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "missing"
-
-
-def _processor() -> Iterator[str]:
+def _arithmetic() -> str:
     import torch
 
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    facts = dict(reversed([[word.strip() for word in line.split(":", 1)] for line in lines if ":" in line]))
-    words = (facts.get("flags") or facts.get("Features") or "").split()
-    name = facts.get("model name") or platform.processor() or platform.machine()
-    yield f"processor: {name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, " + (
-        f"features {' '.join(one for one in FEATURES if one in words) or 'unknown'}; "
-        f"PyTorch computes with {torch.backends.cpu.get_cpu_capability()}"
-    )
-    if Path("/proc/meminfo").is_file():
-        yield f"memory: {int(Path('/proc/meminfo').read_text().split()[1]) / 2**20:.1f} GiB"
+    facts = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").is_file() else []
+    return (f"features {' '.join(one for one in FEATURES if one in facts) or 'unknown'}; PyTorch computes with "
+            f"{torch.backends.cpu.get_cpu_capability()} in {torch.get_num_threads()} threads")  # fmt: skip
 
 
 def _devices() -> Iterator[str]:

@@ -22,7 +22,7 @@ from .kept import check_anchors, page_head
 from .loop import EvaluationLoop, record_path, run
 from .markup import Part, latex, markdown
 from .metrics.learned import LearnedMetrics
-from .per_image import PerImage, mean_curve, of_records, write_per_image
+from .per_image import PerImage, of_records, write_per_image
 from .points import CodecSpec, slug
 from .published import read_published
 from .records import Measurement, Record, read_record, sentence
@@ -52,7 +52,7 @@ class Comparison:
     records: list[Record]
     curves: list[Curve]
     per_image: list[PerImage]
-    published: list[Curve]
+    published: list[PerImage]
     pictured: Sequence[str]
     notes: list[str]
 
@@ -83,16 +83,10 @@ class Comparison:
         """What the summary's BD-rates refer to, "" where no codec has a curve."""
         return self.anchors[0] if self.anchors else ""
 
-    @property
-    def drawn(self) -> list[Curve]:
-        """Mean curves of what was measured and of what others published."""
-        points = [mean_curve(one) for one in self.per_image if one.published]
-        return [*self.curves, *(curve for curve in points if curve is not None), *self.published]
-
     def summary(self) -> list[Summary]:
         """A line for each codec that was measured, and for each with published points of these images."""
-        published = [Curve(one.codec, published=one.published) for one in self.per_image if one.published]
-        return summarise([*self.curves, *published], self.per_image, self.anchor)
+        others = [Curve(one.codec) for one in self.per_image if one.published]
+        return summarise([*self.curves, *others], self.per_image, self.anchor)
 
     def tables(self) -> dict[str, Any]:
         """The figures of both tables of averages (tables.py), and of every mean point, with where they come from."""

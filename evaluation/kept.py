@@ -11,7 +11,7 @@ from .markup import latex, markdown
 from .per_image import PerImage, read_per_image, write_rows
 from .published import read_published
 from .report.plots import draw, save_figure
-from .results import METRICS, Curve, write_json
+from .results import METRICS, write_json
 from .tables import RATES, parts, tables
 
 
@@ -64,7 +64,7 @@ def plot_of_files(
 
 def _read(
     paths: Sequence[Path], published: Sequence[Path], option: str
-) -> tuple[list[PerImage], list[PerImage], list[Curve]]:
+) -> tuple[list[PerImage], list[PerImage], list[PerImage]]:
     """Per-image curves that were kept, of the same images each; others' points on these, and others' mean curves."""
     curves = [one for path in paths for one in read_per_image(path)]
     sets = sorted({one.data for one in curves})

@@ -224,19 +224,13 @@ def _decode(codec: Codec, coded: _Coded, data: bytes, path: Path, size: Sequence
             decoded, seconds = codec.decode(stream).cpu(), None
     num_bytes = path.stat().st_size
     decoding = coded.decoding if coded.decoded else watch
-    peaks = [coded.encoding.peak_mib, decoding.peak_mib]
+    peaks = [peak for peak in (coded.encoding.peak_mib, decoding.peak_mib) if peak is not None]
     result = Measurement(
-        "",
-        num_bytes=num_bytes,
-        bpp=bits_per_pixel(num_bytes, *size),
-        encode_s=coded.encoding.seconds,
-        decode_s=watch.seconds if seconds is None else seconds,
-        encode_mib=coded.encoding.added_mib,
-        decode_mib=decoding.added_mib,
-        peak_mib=max((peak for peak in peaks if peak is not None), default=None),
+        "", num_bytes=num_bytes, bpp=bits_per_pixel(num_bytes, *size), segments=len(stream.segments),
+        encode_s=coded.encoding.seconds, decode_s=watch.seconds if seconds is None else seconds,
+        encode_mib=coded.encoding.added_mib, decode_mib=decoding.added_mib, peak_mib=max(peaks, default=None),
         first_bytes=num_bytes if len(stream.segments) == 1 else first_bytes(codec, data),
-        segments=len(stream.segments),
-    )
+    )  # fmt: skip
     return result, decoded
 
 

@@ -24,9 +24,10 @@ from ..data import ImageError, write_file
 from .bd import bd_quality, bd_rate, overlap
 from .metrics import bits_per_dimension
 from .records import BOUND, Measurement, Record
-from .results import METRICS, Curve, Point, metrics_of
+from .results import METRICS
 
 Columns = Mapping[str, Sequence[float | None]]  # "bpp" and metrics, one entry for each point, by rate
+MEAN = "mean"  # what stands for the image in a mean curve
 EQUAL = 1.1  # largest ratio of rates that are taken for the same one
 OVERSHOOT = 1.01  # a file made for a rate is up to 1 % smaller, and counts as being of that rate
 
@@ -245,28 +246,22 @@ def mean_lossless(one: PerImage) -> Mean | None:
     return Mean(bits_per_dimension(fmean(one.lossless.values())), len(one.lossless), len(one.curves))
 
 
-def mean_curve(one: PerImage) -> Curve | None:
-    """The curve of the mean points, where all images have the same number of them, as with equal settings.
+def mean_curve(one: PerImage) -> PerImage | None:
+    """The curve of the mean points as that of one image, MEAN, where all images have the same number of them, as with
+    equal settings: to be interpolated and compared alike, with its own kind alone.
 
     None otherwise: a mean over other images at each point would be no curve.
     """
     counts = {len(columns.get("bpp", ())) for columns in one.curves.values()}
     if len(counts) != 1 or counts == {0}:
         return None
-    shared = [key for key in ("bpp", *one.metrics()) if all(key in columns for columns in one.curves.values())]
-    points = []
-    for index in range(counts.pop()):
-        at = {key: [columns[key][index] for columns in one.curves.values()] for key in shared}
-        means = {key: fmean(v for v in values if v is not None) for key, values in at.items() if None not in values}
-        points.append(Point(f"point {index + 1}", len(one.curves), len(one.curves), means))
-    return Curve(one.codec, points, published=one.published)
-
-
-def as_one_image(curve: Curve) -> PerImage:
-    """A mean curve as if it were that of one image, to be interpolated and compared alike: with its own kind alone."""
-    points, keys = curve.lossy(), ("bpp", *metrics_of([curve]))
-    columns = {key: [point.values.get(key) for point in points] for key in keys}
-    return PerImage(curve.codec, curve.data, "", {"mean": columns}, published=curve.published)
+    curves = list(one.curves.values())
+    columns: dict[str, list[float | None]] = {}
+    for key in ("bpp", *one.metrics()):
+        if all(key in curve for curve in curves):
+            points = [[v for v in values if v is not None] for values in zip(*(c[key] for c in curves), strict=True)]
+            columns[key] = [fmean(values) if len(values) == len(curves) else None for values in points]
+    return PerImage(one.codec, one.data, "", {MEAN: columns}, published=one.published)
 
 
 def at_equal_rates(one: PerImage) -> bool:

@@ -17,10 +17,8 @@ from typing import Any
 import torch
 
 from ..codecs import Codec, CodecError, codec_names, get_codec
-from ..codecs.registry import codec_class, default_model
+from ..codecs.registry import MODEL_CODECS, codec_class
 from ..lightning_modules import LOADING, find_model, load_model
-
-__all__ = ["GRIDS", "CodecSpec", "Grid", "parse_specs", "point_name"]
 
 Value = float | int | str
 LOSSLESS = "lossless"
@@ -120,8 +118,7 @@ def parse_specs(
 ) -> list[CodecSpec]:
     """The codecs of ``--codecs`` with the rate points of ``--points`` (``NAME-or-label:VALUE,VALUE``) or their grids.
 
-    default_models  model folders by codec name, for those that need one and are not given ``model=``;
-                    None: those that are shipped
+    default_models  model folders by codec name, where neither ``model=`` nor the shipped one is to be taken
     Raises CodecError for unknown names, options without a value, and points that name none of the codecs.
     """
     given = dict(_parse_points(word) for word in points)
@@ -132,8 +129,8 @@ def parse_specs(
         if name not in codec_names():
             raise CodecError(f"unknown codec {name!r}; available: {', '.join(codec_names())}")
         options = dict(_parse_option(word, part) for part in rest.split(",") if part)
-        shipped = default_model(name) if default_models is None else default_models.get(name)
-        model = options.pop("model", None) or shipped or ""
+        models = {key: one.default_model for key, one in MODEL_CODECS.items()} | dict(default_models or {})
+        model = options.pop("model", None) or models.get(name, "")
         grid = GRIDS.get(name, Grid("quality", ()))
         for key in (word, name):
             if key in given:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 import torch
 from PIL import features
 
-_PACKAGES = ("diffpress", "torch", "lightning", "constriction", "diffusers", "pillow", "pillow-jxl-plugin", "numpy")
+PACKAGES = ("diffpress", "torch", "lightning", "constriction", "diffusers", "pillow", "pillow-jxl-plugin", "numpy")
 _LIBRARIES = {
     "jpg": "libjpeg",
     "libjpeg_turbo": "libjpeg-turbo",
@@ -20,10 +21,10 @@ _LIBRARIES = {
 }
 
 
-def versions() -> dict[str, str]:
-    """Package and library versions by name; what is not installed is left out."""
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Versions of Python, `packages` and image libraries by name; what is not installed is left out."""
     found = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in packages:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from ..data import ImageError
-from .per_image import PerImage, read_published_points
-from .results import METRICS, Curve, Point
+from .per_image import MEAN, PerImage, read_published_points
+from .results import METRICS
 
 SUFFIXES = (".json", ".yml", ".yaml", ".tsv")
 DATA_SETS = {"kodak": 24, "imagenet64": None, "clic20": None}  # known names; number of images where means are over all
@@ -26,13 +26,13 @@ DATA_SETS = {"kodak": 24, "imagenet64": None, "clic20": None}  # known names; nu
 _NAMES = {"psnr": "psnr-rgb", "ms-ssim": "ms-ssim-rgb"} | {name: name for name in METRICS}
 
 
-def read_published(paths: Sequence[Path], data: str, images: Sequence[str]) -> tuple[list[PerImage], list[Curve]]:
+def read_published(paths: Sequence[Path], data: str, images: Sequence[str]) -> tuple[list[PerImage], list[PerImage]]:
     """(points image by image, mean curves) of others on the data set `data` with these images.
 
     A folder's files of other data sets are left out.  Raises ImageError where a file, or all of a folder, is of others.
     """
     points: list[PerImage] = []
-    curves: list[Curve] = []
+    curves: list[PerImage] = []
     for path in paths:
         files = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES) if path.is_dir() else [path]
         found, refused = len(points) + len(curves), ""
@@ -60,7 +60,7 @@ def _points_of(path: Path, data: str, images: Sequence[str]) -> PerImage:
     return one.of(images)
 
 
-def _means_of(path: Path, data: str, images: int) -> list[Curve]:
+def _means_of(path: Path, data: str, images: int) -> list[PerImage]:
     curves = read_curves(path)
     for curve in curves:
         if curve.data != data:
@@ -78,13 +78,8 @@ def _data_set(path: Path, data: dict[str, Any]) -> str:
     return next((name for name in DATA_SETS if name in where), "")
 
 
-def read_curves(path: Path) -> list[Curve]:
-    """The curves of a file, or of every .json, .yml and .yaml in a folder.  Raises ImageError in one sentence."""
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix in (".json", ".yml", ".yaml"))
-        if not files:
-            raise ImageError(f"{path}: no .json or .yml files with published curves")
-        return [curve for file in files for curve in read_curves(file)]
+def read_curves(path: Path) -> list[PerImage]:
+    """The curves of a .json, .yml or .yaml file.  Raises ImageError in one sentence."""
     try:
         text = path.read_text()
         data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
@@ -96,25 +91,22 @@ def read_curves(path: Path) -> list[Curve]:
         raise ImageError(f"{path}: holds no curves")
     if "results" in data:
         source = f"{path.name}: {data.get('description', '')}".rstrip(": ")
-        curves = [_curve(path, str(data.get("name", path.stem)), data["results"], source)]
+        named = {data.get("name", path.stem): data["results"]}
     else:
-        named = {name: results for name, results in data.items() if name != "dataset"}
-        curves = [_curve(path, str(name), results, path.name) for name, results in named.items()]
-    for curve in curves:
-        curve.data = _data_set(path, data)
-    return curves
+        source, named = path.name, {name: results for name, results in data.items() if name != "dataset"}
+    columns = {str(name): _columns(path, str(name), results) for name, results in named.items()}
+    where = _data_set(path, data)
+    return [PerImage(f"{name} (published)", where, "", {MEAN: one}, published=source) for name, one in columns.items()]
 
 
-def _curve(path: Path, name: str, results: Any, source: str) -> Curve:
+def _columns(path: Path, name: str, results: Any) -> dict[str, list[float | None]]:
+    """By rate: "bpp" and each known metric, None where it is not finite; raises ImageError."""
     if not isinstance(results, dict) or not isinstance(results.get("bpp"), list):
         raise ImageError(f"{path}: {name} has no list of bpp")
-    points = []
-    for index, bpp in enumerate(results["bpp"]):
-        values = {"bpp": float(bpp)}
-        for key, column in results.items():
-            if key in _NAMES and isinstance(column, list) and len(column) == len(results["bpp"]):
-                value = float(column[index])
-                if math.isfinite(value):
-                    values[_NAMES[key]] = value
-        points.append(Point(f"published {index + 1}", 1, 1, values))
-    return Curve(f"{name} (published)", points, published=source)
+    order = sorted(range(len(results["bpp"])), key=lambda k: float(results["bpp"][k]))
+    found: dict[str, list[float | None]] = {"bpp": [float(results["bpp"][k]) for k in order]}
+    for key, column in results.items():
+        if key in _NAMES and isinstance(column, list) and len(column) == len(order):
+            values = [float(column[k]) for k in order]
+            found[_NAMES[key]] = [value if math.isfinite(value) else None for value in values]
+    return found

@@ -68,26 +68,16 @@ class Point:
 
 @dataclass
 class Curve:
-    """A codec's mean points in the order of their rate.
-
-    published  source of figures that were not measured here, else ""
-    data       of published figures: their data set, "" where the source does not say
-    """
+    """A codec's mean points in the order of their rate."""
 
     codec: str
     points: list[Point] = field(default_factory=list)
-    published: str = ""
     fingerprint: str = ""
-    data: str = ""
 
     def lossy(self, hypothetical: bool = False) -> list[Point]:
         """Complete points of the rate-distortion curve (or of the hypothetical one), by rate."""
-        chosen = [
-            p
-            for p in self.points
-            if p.complete and not p.lossless and p.hypothetical == hypothetical and p.point != BOUND
-        ]
-        return sorted(chosen, key=lambda p: p.values["bpp"])
+        files = [p for p in self.points if p.complete and not p.lossless and p.point != BOUND]
+        return sorted((p for p in files if p.hypothetical == hypothetical), key=lambda p: p.values["bpp"])
 
     def series(self, metric: str, hypothetical: bool = False) -> tuple[list[float], list[float]]:
         """(bpp, metric) of the points that have both."""

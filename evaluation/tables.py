@@ -13,17 +13,7 @@ from typing import Any
 
 from .markup import Part, Row
 from .metrics import bits_per_dimension
-from .per_image import (
-    Delta,
-    PerImage,
-    as_one_image,
-    at_equal_rates,
-    mean_at,
-    mean_curve,
-    mean_delta,
-    mean_lossless,
-    reaching,
-)
+from .per_image import Delta, PerImage, at_equal_rates, mean_at, mean_curve, mean_delta, mean_lossless, reaching
 from .results import METRICS, Curve, Point, metrics_of
 
 RATES = (0.1, 0.25, 0.5, 1.0)  # bpp
@@ -75,20 +65,13 @@ def summarise(curves: Sequence[Curve], per_image: Sequence[PerImage], anchor: st
         timed = [p for p in curve.points if p.complete and not p.hypothetical and "megapixels" in p.values]
         first = [p.values["first_bytes"] for p in timed if "first_bytes" in p.values]
         lossless = curve.lossless_point
-        lines.append(
-            Summary(
-                curve.codec,
-                len(own.curves) if own else 0,
-                mean_delta(base, own) if own and base and own is not base else None,
-                _per_megapixel(timed, "encoding_time"),
-                _per_megapixel(timed, "decoding_time"),
-                _per_megapixel(timed, "encode_mib"),
-                _per_megapixel(timed, "decode_mib"),
-                min(first, default=None),
-                bits_per_dimension(lossless.values["bpp"]) if lossless else None,
-                curve.published,
-            )
-        )
+        delta = mean_delta(base, own) if own and base and own is not base else None
+        costs = [_per_megapixel(timed, key) for key in ("encoding_time", "decoding_time", "encode_mib", "decode_mib")]
+        lines.append(Summary(
+            curve.codec, len(own.curves) if own else 0, delta, costs[0], costs[1], costs[2], costs[3],
+            min(first, default=None), bits_per_dimension(lossless.values["bpp"]) if lossless else None,
+            own.published if own else "",
+        ))  # fmt: skip
     return lines
 
 
@@ -140,7 +123,7 @@ def like_for_like(curves: Sequence[PerImage], reference: str, rates: Sequence[fl
 
 
 def tables(
-    curves: Sequence[PerImage], means: Sequence[Curve], rates: Sequence[float] = RATES,
+    curves: Sequence[PerImage], means: Sequence[PerImage], rates: Sequence[float] = RATES,
     anchors: Sequence[str] = (), bd_range: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
     """All figures of both kinds, for JSON and :func:`parts`.
@@ -159,7 +142,7 @@ def tables(
         "per_image": average_rows(curves, rates, anchors, bd_range),
         "like_for_like": like_for_like(curves, widest, rates),
         "at_equal_rates": [one.codec for one in curves if at_equal_rates(one)] if means else [],
-        "mean_curves": average_rows(list(map(as_one_image, [*own, *means])), rates, anchors, None) if means else [],
+        "mean_curves": average_rows([*own, *means], rates, anchors, None) if means else [],
     }
 
 

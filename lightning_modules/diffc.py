@@ -17,6 +17,7 @@ from statistics import fmean
 from typing import Any
 
 import lightning
+import torch
 from torch import distributed
 
 from ..data import write_file
@@ -56,6 +57,7 @@ class DiffCModule(lightning.LightningModule):
         self.prompts = prompts or {}
         self.model_options, self.codec_options = model_options or {}, codec_options or {}
         self.codec: Any = None
+        self._threads = 1
         self._figures: dict[str, dict[str, float]] = {}  # of this process's test images, by name
 
     def setup(self, stage: str) -> None:
@@ -66,6 +68,15 @@ class DiffCModule(lightning.LightningModule):
         if self.codec is None or self.codec.prior.device != self.device:
             prior = load_model(self.model_name, device=self.device, **self.model_options)
             self.codec = get_codec("diffc", model=prior, **self.codec_options)
+
+    def on_predict_start(self) -> None:
+        """On a CPU compute by one thread, as compress.py does with several files: sums of others differ in rounding."""
+        self._threads = torch.get_num_threads()
+        if self.device.type == "cpu":
+            torch.set_num_threads(1)
+
+    def on_predict_end(self) -> None:
+        torch.set_num_threads(self._threads)
 
     def predict_step(self, batch: Sequence[Named] | Named, batch_idx: int = 0) -> list[str]:
         """Write a file per image of `batch`, one (name, uint8 [3, H, W]) or several; returns the paths.

@@ -25,12 +25,7 @@ from .diffusion.universal_quantization import BasePrior, interval_log_mass, samp
 from .loading import find_model
 from .networks.scaled_denoiser import DenoiserConfig, ScaledDenoiser
 from .networks.score_net import ScoreNetConfig
-from .training.pixel_diffusion import (
-    OptimizerConfig,
-    PixelDiffusion,
-    load_folder,
-    network_config,
-)
+from .training.pixel_diffusion import Cost, OptimizerConfig, PixelDiffusion, load_folder, network_config
 from .training.published_checkpoints import is_published, load_published
 
 Method = Literal["denoise", "ancestral", "flow"]
@@ -49,35 +44,15 @@ class StepPrior:
 
 
 @dataclass
-class Nelbo:
-    """Cost of a batch in bits per dimension (bpd), and the latents it was measured on.
+class Nelbo(Cost):
+    """Cost of a batch, and what it was measured on.
 
-    prior           [B]     KL(q(z_1 | x) || N(0, I)); zero where z_1 is shared noise
-    steps           [B, T]  one message per diffusion step
-    reconstruction  [B]     -log p(x | z_0)
-    latents         T + 1 tensors [B, C, H, W]
-    x_hat           [T, B, C, H, W], denoised latents[0 .. T - 1], clipped to [-1, 1]
+    latents  T + 1 tensors [B, C, H, W]
+    x_hat    [T, B, C, H, W], denoised latents[0 .. T - 1], clipped to [-1, 1]
     """
 
-    prior: Tensor
-    steps: Tensor
-    reconstruction: Tensor
     latents: list[Tensor]
     x_hat: Tensor
-
-    @property
-    def total(self) -> Tensor:
-        """[B], bits per dimension."""
-        return self.prior + self.steps.sum(dim=1) + self.reconstruction
-
-
-def random_noise(like: Tensor, base_prior: BasePrior) -> NoiseSource:
-    """The noise of an ancestral step from torch's global generator."""
-
-    def draw(z: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        return sample_base(z, base_prior), uniform_noise(z)
-
-    return draw
 
 
 class UQDM(PixelDiffusion):
@@ -224,7 +199,7 @@ class UQDM(PixelDiffusion):
         noise      for "ancestral": (z, step) -> (unit-variance base sample, uniform sample); default torch's generator
         """
         log_snrs = self.log_snrs(z.dtype)
-        noise = noise or random_noise(z, self.base_prior)
+        noise = noise or (lambda z, step: (sample_base(z, self.base_prior), uniform_noise(z)))
         for i in range(sent, self.n_steps):
             t, s = log_snrs[i].expand(len(z)), log_snrs[i + 1].expand(len(z))
             if method == "denoise":
@@ -237,11 +212,8 @@ class UQDM(PixelDiffusion):
                 z = prior.mean + prior.std * base + self.delta(log_snrs[i], log_snrs[i + 1], z) * uniform
         return pixel_likelihood.from_bin_centres(z / gaussian.alpha_sigma(log_snrs[-1])[0])
 
-    def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
-        with self.noise_of_step():
-            cost = self.nelbo(batch, start="posterior")
-        self._log_nelbo("train", cost, batch)
-        return cost.total.mean()
+    def training_cost(self, batch: Tensor) -> Nelbo:
+        return self.nelbo(batch, start="posterior")
 
     def validation_step(self, batch: Tensor, batch_index: int) -> None:
         every = self.progressive_batches is None or batch_index < self.progressive_batches
@@ -253,7 +225,7 @@ class UQDM(PixelDiffusion):
 
     def _evaluate(self, prefix: str, batch: Tensor, batch_index: int, methods: tuple[Method, ...]) -> None:
         cost = self.nelbo(batch)
-        self._log_nelbo(prefix, cost, batch)
+        self.log_cost(prefix, cost, batch)
         for step in range(self.n_steps):
             self.log_psnr(prefix, f"denoise/{step}", pixel_likelihood.from_bin_centres(cost.x_hat[step]), batch)
         for method in methods:
@@ -264,18 +236,6 @@ class UQDM(PixelDiffusion):
         if batch_index == 0:
             rows = [pixel_likelihood.from_bin_centres(x_hat[:8]) for x_hat in cost.x_hat]
             self.log_images(f"{prefix}/denoise", [*rows, batch[:8]])
-
-    def _log_nelbo(self, prefix: str, cost: Nelbo, batch: Tensor) -> None:
-        scalars = {
-            "bpd": cost.total.mean(),
-            "bpd_prior": cost.prior.mean(),
-            "bpd_diffusion": cost.steps.sum(1).mean(),
-            "bpd_reconstruction": cost.reconstruction.mean(),
-            "bpp": cost.total.mean() * batch.shape[1],
-        }
-        if prefix != "train":
-            scalars |= {f"bpd_step/{i + 1}": cost.steps[:, i].mean() for i in range(self.n_steps)}
-        self.log_dict_prefixed(prefix, scalars, len(batch))
 
 
 def from_config(config: dict[str, Any], **training: Any) -> UQDM:

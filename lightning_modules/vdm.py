@@ -7,7 +7,7 @@ and bits-back coders approach.  priors/vdm.py makes a trained VDM a prior for th
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,8 @@ from .diffusion import gaussian
 from .diffusion import pixels as pixel_likelihood
 from .diffusion.noise_schedule import ScheduleConfig
 from .networks.score_net import ScoreNetConfig
-from .training.pixel_diffusion import OptimizerConfig, PixelDiffusion, load_folder
+from .training.pixel_diffusion import Cost, OptimizerConfig, PixelDiffusion, load_folder
 from .uqdm import METHODS, Method
-
-
-@dataclass
-class VDMCost:
-    """Negative ELBO in bits per dimension (bpd), each [B]; `diffusion` from one random time per image."""
-
-    prior: Tensor
-    diffusion: Tensor
-    reconstruction: Tensor
-
-    @property
-    def total(self) -> Tensor:
-        return self.prior + self.diffusion + self.reconstruction
 
 
 class VDM(PixelDiffusion):
@@ -82,7 +69,7 @@ class VDM(PixelDiffusion):
         eps = self.network(z, log_snr)[0].to(z.dtype)
         return gaussian.x0_from_eps(z, eps, log_snr[:, None, None, None])
 
-    def nelbo(self, image: Tensor) -> VDMCost:
+    def nelbo(self, image: Tensor) -> Cost:
         """Negative ELBO of uint8 images [B, C, H, W], with noise and times from torch's generator."""
         x = pixel_likelihood.to_bin_centres(image)
         bits = 1.0 / (math.log(2.0) * image[0].numel())  # nats per image -> bits per dimension
@@ -102,7 +89,7 @@ class VDM(PixelDiffusion):
         fall, steps = self.schedule.log_snr_range.to(x), self.n_steps  # of the log-SNR from t = 0 to t = 1
         # VDM eq. 17 in continuous time, eq. 14 otherwise
         weight = 0.5 * fall if steps is None else 0.5 * steps * torch.expm1(fall / steps)
-        return VDMCost(prior * bits, weight * error * bits, reconstruction * bits)
+        return Cost(prior * bits, (weight * error * bits)[:, None], reconstruction * bits)
 
     @torch.no_grad()
     def reconstruct(self, z: Tensor, t: float, method: Method) -> Tensor:
@@ -121,11 +108,8 @@ class VDM(PixelDiffusion):
                 z = mean + std * torch.randn_like(z)
         return pixel_likelihood.from_bin_centres(z / gaussian.alpha_sigma(log_snrs[-1])[0])
 
-    def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
-        with self.noise_of_step():
-            cost = self.nelbo(batch)
-        self._log_cost("train", cost, batch)
-        return cost.total.mean()
+    def training_cost(self, batch: Tensor) -> Cost:
+        return self.nelbo(batch)
 
     def validation_step(self, batch: Tensor, batch_index: int) -> None:
         self._evaluate("val", batch, batch_index, self.progressive_batches)
@@ -135,7 +119,7 @@ class VDM(PixelDiffusion):
             self._evaluate("test", part, batch_index, None)
 
     def _evaluate(self, prefix: str, batch: Tensor, batch_index: int, limit: int | None) -> None:
-        self._log_cost(prefix, self.nelbo(batch), batch)
+        self.log_cost(prefix, self.nelbo(batch), batch)
         if limit is not None and batch_index >= limit:
             return
         x = pixel_likelihood.to_bin_centres(batch)
@@ -149,16 +133,6 @@ class VDM(PixelDiffusion):
                     rows.append(image[:8])
         if batch_index == 0:
             self.log_images(f"{prefix}/denoise", [*rows, batch[:8]])
-
-    def _log_cost(self, prefix: str, cost: VDMCost, batch: Tensor) -> None:
-        scalars = {
-            "bpd": cost.total.mean(),
-            "bpd_prior": cost.prior.mean(),
-            "bpd_diffusion": cost.diffusion.mean(),
-            "bpd_reconstruction": cost.reconstruction.mean(),
-            "bpp": cost.total.mean() * batch.shape[1],
-        }
-        self.log_dict_prefixed(prefix, scalars, len(batch))
 
 
 def from_config(config: dict[str, Any], **training: Any) -> VDM:

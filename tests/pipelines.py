@@ -131,13 +131,20 @@ def _stable_diffusion(size: Size, prediction: str = "epsilon") -> Any:
     )
 
 
-def _sdxl(size: Size, refiner: bool = False) -> Any:
+def _sdxl(size: Size, refiner: bool = False, turbo: bool = False) -> Any:
     """SDXL, or its refiner: six or five numbers about sizes in the time embedding, two text encoders or one."""
-    from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
+    from diffusers import (
+        EulerAncestralDiscreteScheduler,
+        StableDiffusionXLImg2ImgPipeline,
+        StableDiffusionXLPipeline,
+    )
 
+    scheduler = _ddim("epsilon")
+    if turbo:
+        scheduler = EulerAncestralDiscreteScheduler.from_config(scheduler.config, timestep_spacing="trailing")
     shared: dict[str, Any] = {
         "vae": _vae(4, 0.13025, force_upcast=True), "text_encoder_2": _clip(16, projection=True),
-        "tokenizer_2": _clip_tokenizer(), "scheduler": _ddim("epsilon"),
+        "tokenizer_2": _clip_tokenizer(), "scheduler": scheduler,
     }
     added: dict[str, Any] = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
     if refiner:
@@ -166,14 +173,14 @@ def _flux(size: Size, guidance: bool = True) -> Any:
     )
 
 
-def _sd3(size: Size) -> Any:
+def _sd3(size: Size, **network: Any) -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
     encoder, tokenizer = _t5(32)
     transformer = SD3Transformer2DModel(
         sample_size=32, patch_size=2, in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
         joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=16, out_channels=4,
-        pos_embed_max_size=96,
+        pos_embed_max_size=96, **network,
     )
     return StableDiffusion3Pipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
@@ -224,11 +231,11 @@ def _latent_consistency(size: Size) -> Any:
     )
 
 
-def _qwen_tokenizer() -> Any:
+def _qwen_tokenizer(*more: str) -> Any:
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import Qwen2Tokenizer
 
-    words = [*sorted(ByteLevel.alphabet()), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    words = [*sorted(ByteLevel.alphabet()), "<|endoftext|>", "<|im_start|>", "<|im_end|>", *more]
     tokenizer = Qwen2Tokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[])
     tokenizer.chat_template = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
     return tokenizer
@@ -260,11 +267,34 @@ def _z_image(size: Size) -> Any:
     )
 
 
-def _flux2(size: Size) -> Any:
+def _mistral3() -> dict[str, Any]:
+    """Text encoder and processor of FLUX.2 dev; hidden states have 16 dimensions."""
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration, PixtralImageProcessor, PixtralProcessor
+
+    config = Mistral3Config(
+        text_config={
+            "model_type": "mistral", "vocab_size": 300, "hidden_size": 16, "intermediate_size": 16,
+            "num_hidden_layers": 31, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
+        },
+        vision_config={
+            "model_type": "pixtral", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "image_size": 32, "patch_size": 8,
+        },
+        image_token_index=299,
+    )
+    processor = PixtralProcessor(
+        PixtralImageProcessor(patch_size=8), _qwen_tokenizer("[IMG]", "[IMG_BREAK]", "[IMG_END]"), patch_size=8,
+        chat_template="{% for m in messages %}<|im_start|>{{ m.content[0].text }}<|im_end|>{% endfor %}",
+    )
+    return {"text_encoder": Mistral3ForConditionalGeneration(config), "tokenizer": processor}
+
+
+def _flux2(size: Size, dev: bool = False) -> Any:
     from diffusers import (
         AutoencoderKLFlux2,
         FlowMatchEulerDiscreteScheduler,
         Flux2KleinPipeline,
+        Flux2Pipeline,
         Flux2Transformer2DModel,
     )
 
@@ -273,10 +303,11 @@ def _flux2(size: Size) -> Any:
     vae.bn.running_var.uniform_(0.5, 2.0)
     transformer = Flux2Transformer2DModel(
         in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=48, timestep_guidance_channels=8, axes_dims_rope=(2, 2, 2, 2), guidance_embeds=False,
+        joint_attention_dim=48, timestep_guidance_channels=8, axes_dims_rope=(2, 2, 2, 2), guidance_embeds=dev,
     )
-    return Flux2KleinPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae.eval(), transformer=transformer, **_qwen3(28),
+    return (Flux2Pipeline if dev else Flux2KleinPipeline)(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae.eval(), transformer=transformer,
+        **(_mistral3() if dev else _qwen3(28)),
     )
 
 
@@ -310,8 +341,15 @@ def _qwen_image(size: Size) -> Any:
     )
 
 
-def _sana(size: Size) -> Any:
-    from diffusers import AutoencoderDC, FlowMatchEulerDiscreteScheduler, SanaPipeline, SanaTransformer2DModel
+def _sana(size: Size, sprint: bool = False) -> Any:
+    from diffusers import (
+        AutoencoderDC,
+        DPMSolverMultistepScheduler,
+        SanaPipeline,
+        SanaSprintPipeline,
+        SanaTransformer2DModel,
+        SCMScheduler,
+    )
     from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
 
     config = Gemma2Config(
@@ -328,10 +366,12 @@ def _sana(size: Size) -> Any:
     transformer = SanaTransformer2DModel(
         in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=4,
         num_cross_attention_heads=2, cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=8,
-        sample_size=32,
+        sample_size=32, guidance_embeds=sprint,
     )
-    return SanaPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae.eval(), transformer=transformer,
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    return (SanaSprintPipeline if sprint else SanaPipeline)(
+        scheduler=SCMScheduler() if sprint else DPMSolverMultistepScheduler(**flow),
+        vae=vae.eval(), transformer=transformer,
         text_encoder=Gemma2Model(config),
         tokenizer=GemmaTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[]),
     )
@@ -342,16 +382,20 @@ KINDS: dict[str, Callable[[Size], Any]] = {
     "sd21": lambda size: _stable_diffusion(size, "v_prediction"),
     "sdxl": _sdxl,
     "sdxl-refiner": lambda size: _sdxl(size, refiner=True),
+    "sdxl-turbo": lambda size: _sdxl(size, turbo=True),
     "flux": _flux,
     "flux-schnell": lambda size: _flux(size, guidance=False),
     "sd3": _sd3,
+    "sd35": lambda size: _sd3(size, qk_norm="rms_norm", dual_attention_layers=(0,)),
     "chroma": _chroma,
     "pixart": _pixart,
     "lcm": _latent_consistency,
     "z-image": _z_image,
     "flux2": _flux2,
+    "flux2-dev": lambda size: _flux2(size, dev=True),
     "qwen-image": _qwen_image,
     "sana": _sana,
+    "sana-sprint": lambda size: _sana(size, sprint=True),
 }
 
 

@@ -19,4 +19,5 @@ def test_report_names_versions_models_and_speed(
     assert "file format 2" in said
     assert f"model diffc-pixel: {fingerprint(resource('checkpoints/diffc-pixel')).hex()}" in said
     assert "64 x 64 at 0.5 bpp on cpu: " in said
-    assert "processor: " in said
+    assert "machine: processor " in said
+    assert "PyTorch computes with " in said

@@ -18,7 +18,7 @@ from torch import Tensor
 from ...data.tiling import crop, pad_to_multiple
 from .. import container
 from ..base import CodecError
-from .pillow import NativeCodec, check_choice, check_range
+from .pillow import NativeCodec
 
 # Position is the number in the file.  The autoregressive ones take minutes per photo, on the CPU alone.
 ARCHITECTURES = (
@@ -40,15 +40,17 @@ class CompressAI(NativeCodec):
 
     name = "compressai"
     suffix = ".cai"
+    ranges = (("quality", 1, 8),)
+    choices = (("architecture", ARCHITECTURES), ("metric", METRICS))
     architecture: str = "mbt2018-mean"
     quality: int = 4
     metric: str = "mse"
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        check_choice("compressai", "architecture", self.architecture, ARCHITECTURES)
-        check_range("compressai", "quality", self.quality, 1, 6 if self.architecture.startswith("cheng") else 8)
-        check_choice("compressai", "metric", self.metric, METRICS)
+        super().__post_init__()
+        if self.architecture.startswith("cheng") and self.quality > 6:
+            raise CodecError(f"compressai: quality must be between 1 and 6, got {self.quality}")
         _zoo()
 
     @cached_property

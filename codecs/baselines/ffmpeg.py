@@ -23,7 +23,7 @@ import torch
 from diffpress.data.tiling import crop, pad_to_multiple
 
 from ..base import CodecError
-from .pillow import NativeCodec, check_choice, check_range
+from .pillow import NativeCodec
 
 KR, KB = 0.2126, 0.0722  # luma weights of red and blue, ITU-R BT.709
 TIMEOUT_S = 3600.0
@@ -49,6 +49,10 @@ class FFmpegCodec(NativeCodec):
 
     bitstream: str
     halved: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ffmpeg()
 
     @abstractmethod
     def _encoder(self) -> list[str]:
@@ -106,13 +110,10 @@ class Vvc(FFmpegCodec):
     suffix = ".vvc"
     bitstream = "vvc"
     halved = True
+    ranges = (("quality", 0, 63),)
+    choices = (("preset", ("faster", "fast", "medium", "slow", "slower")),)
     quality: int = 32
     preset: str = "slower"
-
-    def __post_init__(self) -> None:
-        check_range("vvc", "quality", self.quality, 0, 63)
-        check_choice("vvc", "preset", self.preset, ("faster", "fast", "medium", "slow", "slower"))
-        ffmpeg()
 
     def _encoder(self) -> list[str]:
         return ["-c:v", "libvvenc", "-preset", self.preset, "-qp", str(self.quality), "-qpa", "0"]
@@ -130,14 +131,10 @@ class Hevc(FFmpegCodec):
     suffix = ".hevc"
     bitstream = "hevc"
     halved = False
+    ranges = (("quality", 0, 51),)
+    choices = (("preset", ("ultrafast", "fast", "medium", "slow", "slower", "veryslow", "placebo")),)
     quality: int = 32
     preset: str = "veryslow"
-
-    def __post_init__(self) -> None:
-        check_range("hevc", "quality", self.quality, 0, 51)
-        presets = ("ultrafast", "fast", "medium", "slow", "slower", "veryslow", "placebo")
-        check_choice("hevc", "preset", self.preset, presets)
-        ffmpeg()
 
     def _encoder(self) -> list[str]:
         # info=0: libx265 otherwise writes its own settings into the file, two kilobytes of text

@@ -15,11 +15,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
-from diffpress.data.images import ImageError, to_pil, to_rgb
+from diffpress.data.images import ImageError, to_pil, to_rgb, to_tensor
 
 from ..base import CodecError, Header, Stream, check_image
 
@@ -28,10 +27,25 @@ class NativeCodec(ABC):
     """A codec whose stream is one complete file of a foreign format.  Its dataclass fields are its options.
 
     ``encode(image, **options)`` takes the same options as the constructor, for this image only.
+    Subclasses say what is allowed: `ranges`, (option, lowest, highest) each, and `choices`, (option, values) each.
     """
 
     name: str
     suffix: str
+    ranges: tuple[tuple[str, float, float], ...] = ()
+    choices: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises CodecError for values that are not allowed."""
+        for option, low, high in self.ranges:
+            value = getattr(self, option)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (number and low <= value <= high):
+                raise CodecError(f"{self.name}: {option} must be between {low} and {high}, got {value}")
+        for option, values in self.choices:
+            if getattr(self, option) not in values:
+                given = getattr(self, option)
+                raise CodecError(f"{self.name}: {option} must be one of {', '.join(values)}, got {given}")
 
     def encode(self, image: torch.Tensor, **options: Any) -> Stream:
         """Encode a uint8 image [3, H, W].  Raises CodecError for unknown options or values the format does not have."""
@@ -93,13 +107,12 @@ class PillowCodec(NativeCodec):
         try:
             with Image.open(io.BytesIO(data), formats=[self.pillow_format]) as file:
                 file.load()
-                pixels = np.array(to_rgb(file))
+                return to_tensor(to_rgb(file))
         except (OSError, ValueError, SyntaxError, EOFError, RuntimeError, ImageError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise CodecError(f"not a {self.name} file, or a damaged one ({reason})") from None
         except Image.DecompressionBombError:
             raise CodecError(f"the {self.name} file announces more pixels than Pillow's limit") from None
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 @dataclass(frozen=True)
@@ -113,12 +126,10 @@ class Jpeg(PillowCodec):
     name = "jpeg"
     suffix = ".jpg"
     pillow_format = "JPEG"
+    ranges = (("quality", 1, 100),)
+    choices = (("subsampling", ("4:2:0", "4:4:4")),)
     quality: int = 75
     subsampling: str = "4:2:0"
-
-    def __post_init__(self) -> None:
-        check_range("jpeg", "quality", self.quality, 1, 100)
-        check_choice("jpeg", "subsampling", self.subsampling, ("4:2:0", "4:4:4"))
 
     def _options(self) -> dict[str, Any]:
         return {"quality": self.quality, "subsampling": self.subsampling, "optimize": True, "progressive": True}
@@ -136,14 +147,10 @@ class Jpeg2000(PillowCodec):
     name = "jpeg2000"
     suffix = ".j2k"
     pillow_format = "JPEG2000"
+    ranges = (("quality", 1, 100), ("bpp", 0.001, 24))
     quality: float = 36.0
     bpp: float | None = None
     lossless: bool = False
-
-    def __post_init__(self) -> None:
-        check_range("jpeg2000", "quality", self.quality, 1, 100)
-        if self.bpp is not None:
-            check_range("jpeg2000", "bpp", self.bpp, 0.001, 24)
 
     def _options(self) -> dict[str, Any]:
         # mct: decorrelate the colours; without it a Kodak photo takes 1.5 (lossless) to 2.3 times (40 dB) the bits
@@ -167,13 +174,10 @@ class WebP(PillowCodec):
     name = "webp"
     suffix = ".webp"
     pillow_format = "WEBP"
+    ranges = (("quality", 0, 100), ("effort", 0, 6))
     quality: int = 75
     effort: int = 6
     lossless: bool = False
-
-    def __post_init__(self) -> None:
-        check_range("webp", "quality", self.quality, 0, 100)
-        check_range("webp", "effort", self.effort, 0, 6)
 
     def _options(self) -> dict[str, Any]:
         return {"quality": self.quality, "method": self.effort, "lossless": self.lossless}
@@ -193,25 +197,16 @@ class Avif(PillowCodec):
     name = "avif"
     suffix = ".avif"
     pillow_format = "AVIF"
+    ranges = (("quality", 0, 100), ("speed", 0, 10))
+    choices = (("subsampling", ("4:2:0", "4:4:4")), ("tune", ("psnr", "ssim", "iq")))
     quality: int = 60
     subsampling: str = "4:4:4"
     speed: int = 4
     tune: str = "psnr"
 
-    def __post_init__(self) -> None:
-        check_range("avif", "quality", self.quality, 0, 100)
-        check_range("avif", "speed", self.speed, 0, 10)
-        check_choice("avif", "subsampling", self.subsampling, ("4:2:0", "4:4:4"))
-        check_choice("avif", "tune", self.tune, ("psnr", "ssim", "iq"))
-
     def _options(self) -> dict[str, Any]:
-        return {
-            "quality": self.quality,
-            "subsampling": self.subsampling,
-            "speed": self.speed,
-            "codec": "aom",
-            "advanced": {"tune": self.tune},
-        }
+        return {"quality": self.quality, "subsampling": self.subsampling, "speed": self.speed, "codec": "aom",
+                "advanced": {"tune": self.tune}}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -226,13 +221,13 @@ class JpegXl(PillowCodec):
     name = "jxl"
     suffix = ".jxl"
     pillow_format = "JXL"
+    ranges = (("quality", 0, 100), ("effort", 1, 9))
     quality: int = 75
     effort: int = 7
     lossless: bool = False
 
     def __post_init__(self) -> None:
-        check_range("jxl", "quality", self.quality, 0, 100)
-        check_range("jxl", "effort", self.effort, 1, 9)
+        super().__post_init__()
         try:
             import pillow_jxl  # noqa: F401
         except ImportError:
@@ -260,15 +255,3 @@ class Png(PillowCodec):
 
     def _options(self) -> dict[str, Any]:
         return {"optimize": True}
-
-
-def check_range(codec: str, option: str, value: float, low: float, high: float) -> None:
-    """Raises CodecError unless `value` is a number in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise CodecError(f"{codec}: {option} must be between {low} and {high}, got {value}")
-
-
-def check_choice(codec: str, option: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises CodecError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise CodecError(f"{codec}: {option} must be one of {', '.join(choices)}, got {value}")

@@ -27,8 +27,6 @@ class BitsBack:
     model     a prior that works on pixels, see diffpress.lightning_modules.load_model
     preset    "fast", "default" or "best": 20, 40 or 80 timesteps, each a pass of the network both ways; "best" also
               averages four orientations of the picture, so it takes 16 times as long as "fast"; None: "default"
-    portable  run the network in float64, so that the file decodes on machines and devices other than the one that
-              wrote it; several times slower.  Decoding follows the file, not this option.
     tile      side of the tiles in pixels, a multiple of 16 up to 4080, for a picture made of smaller ones of that
               height: the rows sent as WebP are then a multiple of it, too; None: what suits the image's size
     """
@@ -37,16 +35,14 @@ class BitsBack:
     suffix = ".bb"
     lossless = True  # see codecs.base.Lossless
 
-    def __init__(
-        self, model: Prior, preset: str | None = None, portable: bool = False, tile: int | None = None
-    ) -> None:
+    def __init__(self, model: Prior, preset: str | None = None, tile: int | None = None) -> None:
         if not isinstance(model, PixelPrior):
             raise CodecError("bits-back coding needs a model that works on pixels, and this one works on latents")
         if preset is not None and preset not in PRESETS:
             raise CodecError(f"unknown preset {preset!r}; bitsback has {', '.join(PRESETS)}")
         if tile is not None and (tile % 16 or not 16 <= tile <= 255 * 16):
             raise CodecError("the side of a tile must be a multiple of 16 between 16 and 4080")
-        self.prior, self.portable, self.tile = model, portable, tile
+        self.prior, self.tile = model, tile
         self.steps, self.orientations = PRESETS[preset or "default"]
         self.fingerprint = model.fingerprint
 
@@ -105,4 +101,5 @@ class BitsBack:
 
     def _parameters(self, image: Tensor) -> BitsBackParameters:
         tile = self.tile or best_tile(image.shape[1] * image.shape[2])
-        return BitsBackParameters(self.steps, tile, portable=self.portable, orientations=self.orientations)
+        double = not self.prior.exact and self.prior.double() is not None
+        return BitsBackParameters(self.steps, tile, double=double, orientations=self.orientations)

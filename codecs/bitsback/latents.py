@@ -68,7 +68,7 @@ class BitsBackChain:
     steps         T, the number of timesteps
     orientations  1, 2 or 4: the estimate is the average over so many quarter turns of the picture
     spacing       where the timesteps lie
-    portable      run the network in float64
+    double        run the network in float64
     workers       tiles at a time on the CPU
 
     Means are in sixteenths of a bin of the step they belong to.
@@ -76,10 +76,10 @@ class BitsBackChain:
 
     def __init__(
         self, prior: PixelPrior, steps: int, *, orientations: int = 1, spacing: Spacing = DENSER,
-        portable: bool = False, workers: int = 1,
+        double: bool = False, workers: int = 1,
     ) -> None:
-        self.prior = prior.double() if portable else prior
-        self.dtype = torch.float64 if portable else torch.float32
+        self.prior = (prior.double() if double else None) or prior
+        self.dtype = torch.float64 if double else torch.float32
         self.workers, self.steps, self.orientations = workers, steps, orientations
         self.timesteps = choose_timesteps(prior, steps, spacing)
         log_snrs = [prior.log_snr(timestep) for timestep in self.timesteps]

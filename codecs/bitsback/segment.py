@@ -31,9 +31,11 @@ from .gaussians import NODE_BYTES, CountingStack, GaussianStack, Ints, SideInfor
 from .latents import DENSER, EVEN, BitsBackChain, Spacing
 
 GROUP = 2  # tiles on the stack at a time, which the network can work on in parallel
-PORTABLE, ORIENTATIONS, DENSE = 1, 6, 8  # bits of the last byte
+DOUBLE, ORIENTATIONS, DENSE = 1, 6, 8  # bits of the last byte
 BORROWED_BITS = 7.0  # per dimension, that the first tiles take from the stack before they give any back
 SAMPLED = 8  # every eighth tile is walked in advance to measure the side information
+
+MISMATCH = "the file does not decode: it is damaged, or this machine's arithmetic differs from the writer's"
 
 Progress = Callable[[int, int], None]  # (tiles done, tiles in all)
 Pixels = NDArray[np.uint8]
@@ -46,7 +48,7 @@ class BitsBackParameters:
     steps         T, the number of timesteps, 2 to 255
     tile          side of the tiles in pixels, about; a multiple of 16 up to 4080
     group         tiles on the stack at a time
-    portable      the network runs in float64
+    double        the network runs in float64, so that the file decodes on other machines; needless where it is exact
     orientations  1, 2 or 4 quarter turns over which its estimates are averaged
     spacing       where the timesteps lie, DENSER or EVEN
     """
@@ -54,7 +56,7 @@ class BitsBackParameters:
     steps: int
     tile: int
     group: int = GROUP
-    portable: bool = False
+    double: bool = False
     orientations: int = 1
     spacing: Spacing = DENSER
 
@@ -66,23 +68,23 @@ class BitsBackParameters:
     def to_bytes(self) -> bytes:
         """The four bytes."""
         orientations = self.orientations.bit_length() - 1 << 1
-        flags = PORTABLE * self.portable | orientations | DENSE * (self.spacing == DENSER)
+        flags = DOUBLE * self.double | orientations | DENSE * (self.spacing == DENSER)
         return bytes([self.steps, self.tile // 16, self.group, flags])
 
     @classmethod
     def from_bytes(cls, params: bytes) -> BitsBackParameters:
         """Raises CodecError for values that no encoder writes."""
         steps, tile, group, flags = params
-        reserved = flags > PORTABLE | ORIENTATIONS | DENSE or flags & ORIENTATIONS == ORIENTATIONS
+        reserved = flags > DOUBLE | ORIENTATIONS | DENSE or flags & ORIENTATIONS == ORIENTATIONS
         if steps < 2 or not tile or not group or reserved:
             raise CodecError("the file uses an option of the bitsback codec that this program does not know")
         spacing = DENSER if flags & DENSE else EVEN
-        return cls(steps, 16 * tile, group, bool(flags & PORTABLE), 1 << ((flags & ORIENTATIONS) >> 1), spacing)
+        return cls(steps, 16 * tile, group, bool(flags & DOUBLE), 1 << ((flags & ORIENTATIONS) >> 1), spacing)
 
     def chain(self, prior: PixelPrior, workers: int) -> BitsBackChain:
         """The chain of a file with these parameters."""
         return BitsBackChain(
-            prior, self.steps, orientations=self.orientations, spacing=self.spacing, portable=self.portable,
+            prior, self.steps, orientations=self.orientations, spacing=self.spacing, double=self.double,
             workers=workers,
         )
 
@@ -174,15 +176,15 @@ def decode_segment(
                     progress(len(places) - begin, len(places))
             webp = stack.bottom().astype("<u4").tobytes()[:webp_bytes]
         except CodecError as error:
-            raise CodecError(_mismatch(parameters)) from error
+            raise CodecError(MISMATCH) from error
     if rows:
         try:
             stream = Stream(Header("webp", rows, size[1]), (webp,), native=True)
             out[:, :rows] = get_codec("webp").decode(stream).numpy()
         except CodecError as error:
-            raise CodecError(_mismatch(parameters)) from error
+            raise CodecError(MISMATCH) from error
     if _checksum(out) != checksum:
-        raise CodecError(_mismatch(parameters))
+        raise CodecError(MISMATCH)
     return out
 
 
@@ -265,9 +267,3 @@ def _top_rows(
 
 def _checksum(pixels: Pixels) -> bytes:
     return zlib.crc32(pixels.tobytes()).to_bytes(4, "little")
-
-
-def _mismatch(parameters: BitsBackParameters) -> str:
-    between = "; files that move between machines or devices must be written with --portable"
-    remedy = "" if parameters.portable else between
-    return f"the file does not decode: it is damaged, or this machine's arithmetic differs from the writer's{remedy}"

@@ -34,7 +34,7 @@ from .encoder import ImageEncoder, Progress, Request, encode_together
 from .header import CODERS, FAST, MAX_PRESETS, Conditioning, HeaderParams
 from .ideal import ideal_curve
 from .reconstruction import RECONSTRUCTIONS, reconstruct
-from .schedule import Schedule, find_schedules, schedule_identity
+from .schedule import Schedule, find_schedules, schedule_identity, schedule_source
 from .subbands import BLOCK, RADII
 
 WATER_FILLING = 0.2  # docs/decisions/0054-water-filling.md, 0055-levels.md
@@ -80,6 +80,7 @@ class DiffC:
             raise CodecError(f"unknown reconstruction {reconstruction!r}; available: {', '.join(RECONSTRUCTIONS)}")
         self.prior = model
         covered = False  # by the model's own fingerprint
+        self.schedule_source = "given" if schedules else schedule_source(model, schedule)
         if schedules is None:
             schedules, covered = find_schedules(model, schedule)
         names = [one.name for one in schedules]

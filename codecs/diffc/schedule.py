@@ -88,6 +88,16 @@ def find_schedules(prior: Prior, name: str | None = None) -> tuple[list[Schedule
     return parse_schedules(read_json(path), str(path)), False
 
 
+def schedule_source(prior: Prior, name: str | None = None) -> str:
+    """Whose presets `find_schedules` finds, in words."""
+    own = name or prior.schedule
+    if own is None or (name is None and (prior.folder / "calibration.json").is_file()):
+        return "calibrated with this model"
+    if Path(own).is_file():
+        return f"calibrated: {Path(own).name}"
+    return f"published for {own}, by signal-to-noise ratio"
+
+
 def load_schedules(folder: Path) -> list[Schedule]:
     """The presets of the model in `folder`, in the order in which files refer to them; raises ModelError."""
     path = folder / "calibration.json"

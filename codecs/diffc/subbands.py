@@ -169,15 +169,17 @@ class Subbands:
         Coefficients and what is between the two directions are multiples of 2^-16 below 2^12 in magnitude, cosines of
         2^-18: a sum of BLOCK products is below 2^53 times its unit.
         """
-        x = coefficients[0].new_empty(self.shape, dtype=torch.float64)
+        x = coefficients[0].new_empty(self.shape)
         for region, matrix in zip(self.regions, coefficients, strict=True):
             cut = self._cut(x, region)
             channels, down, height, across, width = cut.shape
             rows, columns = (_whole_cosines(side, x.device) for side in (height, width))
-            blocks = _on_grid(matrix.double()).view(channels, height, width, down, across)
-            half = _on_grid(torch.einsum("un,cuvhw->cnvhw", rows, blocks) * COSINE_UNIT)
-            cut.copy_(_on_grid(torch.einsum("cnvhw,vm->chnwm", half, columns) * COSINE_UNIT))
-        return _uncoloured(x).float()[None]
+            blocks = matrix.view(channels, height, width, down, across)
+            for i in range(down):  # row by row, because float64 takes twice the memory
+                row = _on_grid(blocks[:, :, :, i].double())
+                half = _on_grid(torch.einsum("un,cuvw->cnvw", rows, row) * COSINE_UNIT)
+                cut[:, i] = _uncoloured(_on_grid(torch.einsum("cnvw,vm->cnwm", half, columns) * COSINE_UNIT))
+        return x[None]
 
     @staticmethod
     def _cut(x: Tensor, region: Region) -> Tensor:
@@ -314,7 +316,7 @@ def _whole_cosines(size: int, device: torch.device) -> Tensor:
 
 
 def _uncoloured(x: Tensor) -> Tensor:
-    """[C, h, w] from float64 opponent colours x [C, h, w]; one operation after the other."""
+    """[C, ...] from float64 opponent colours x [C, ...]; one operation after the other."""
     colours = _colours(len(x), torch.float64, x.device)
     channels = []
     for c in range(len(x)):

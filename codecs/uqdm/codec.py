@@ -28,7 +28,7 @@ from ..threads import reproducible
 from .latents import TILE, UNITS, StepParameters, UQDMChain
 from .tables import PixelTables, step_index, step_table
 
-PORTABLE = 1  # bit of the header's parameter byte
+DOUBLE = 1  # bit of the header's parameter byte: the network runs in float64; without it, as in older files, in float32
 
 Progress = Callable[[int, int], None]
 Ints = NDArray[np.int32]
@@ -38,8 +38,6 @@ class UQDMCodec:
     """Progressive codec over a trained UQDM, lossless when all its segments are sent.
 
     model           a UQDM on RGB tiles of 64 x 64 pixels, see diffpress.lightning_modules.uqdm.load_uqdm
-    portable        run the network in float64, so that the file decodes on machines and devices other than the one
-                    that wrote it; several times slower.  Decoding follows the file, not this option.
     reconstruction  how a prefix becomes an image unless `decode` is told otherwise: "denoise" (E[x | z], least squared
                     error), "ancestral" (remaining steps drawn from the model: realistic detail) or "flow" (remaining
                     steps along the probability flow).  A whole file is exact whatever it says.
@@ -49,7 +47,7 @@ class UQDMCodec:
     suffix = ".uqdm"
     lossless = True  # see codecs.base.Lossless
 
-    def __init__(self, model: UQDM, portable: bool = False, reconstruction: Method = "denoise") -> None:
+    def __init__(self, model: UQDM, reconstruction: Method = "denoise") -> None:
         if not isinstance(model, UQDM):
             raise CodecError(f"--codec uqdm needs a UQDM model, not {type(model).__name__}")
         if reconstruction not in METHODS:
@@ -57,7 +55,6 @@ class UQDMCodec:
         if model.network.config.n_channels != 3 or TILE % model.network.multiple:
             raise CodecError("the model does not work on RGB tiles of 64 x 64 pixels")
         self.model = model.eval()
-        self.portable = portable
         self.reconstruction: Method = reconstruction
 
     def encode(
@@ -107,13 +104,14 @@ class UQDMCodec:
             return self._encode(image, self.model.n_steps + 1, nelbo, None, workers), nelbo
 
     def _encode(
-        self, image: torch.Tensor, count: int, nelbo: list[float] | None, progress: Progress | None, workers: int
+        self, image: torch.Tensor, count: int, nelbo: list[float] | None, progress: Progress | None, workers: int,
+        double: bool = True,
     ) -> Stream:
         """The first `count` segments; their bits under the unrounded model are appended to `nelbo`."""
         size = (image.shape[1], image.shape[2])
         tiles = tile(image.cpu(), TILE)
         inside = _inside(size)
-        chain = UQDMChain(self.model, len(tiles), self.portable, workers)
+        chain = UQDMChain(self.model, len(tiles), workers, double)
         encoder = SegmentEncoder()
         checks: list[bytes] = []
         x = to_bin_centres(tiles, torch.float64)
@@ -148,7 +146,7 @@ class UQDMCodec:
             if progress:
                 progress(count, count)
         segments = tuple(words + check for words, check in zip(encoder.segments(), checks, strict=True))
-        return Stream(Header(self.name, *size, self.model.fingerprint, bytes([PORTABLE * self.portable])), segments)
+        return Stream(Header(self.name, *size, self.model.fingerprint, bytes([DOUBLE * double])), segments)
 
     def _step_bits(self, z: NDArray[np.float64], parameters: StepParameters, inside: NDArray[np.bool_]) -> float:
         """-log2 p of latents z [M], in deltas, under the unrounded parameters."""
@@ -173,7 +171,7 @@ class UQDMCodec:
         """
         header = stream.header
         check_model(header, self.name, self.model.fingerprint)
-        if header.params not in (b"\0", bytes([PORTABLE])):
+        if header.params not in (b"\0", bytes([DOUBLE])):
             raise CodecError("the file uses an option of the uqdm codec that this program does not know")
         count = len(stream.segments) if segments is None else segments
         if not 0 <= count <= len(stream.segments):
@@ -190,8 +188,8 @@ class UQDMCodec:
         header, steps = stream.header, self.model.n_steps
         size = (header.height, header.width)
         inside = _inside(size)
-        portable = header.params == bytes([PORTABLE])
-        chain = UQDMChain(self.model, len(inside), portable, workers)
+        double = header.params == bytes([DOUBLE])
+        chain = UQDMChain(self.model, len(inside), workers, double)
         words = [segment[:-1] if index < steps else segment for index, segment in enumerate(stream.segments[:count])]
         decoder = SegmentDecoder(words)
         for step in range(min(count, steps)):
@@ -202,10 +200,10 @@ class UQDMCodec:
             try:
                 k[inside] = decoder.decode(number, self._step_tables())
             except CodecError as error:
-                raise CodecError(_mismatch(step, portable)) from error
+                raise CodecError(_mismatch(step, double)) from error
             chain.advance(parameters.mean + UNITS * k - chain.dither_value(dither))
             if stream.segments[step][-1:] != _checksum(chain.units):
-                raise CodecError(_mismatch(step, portable))
+                raise CodecError(_mismatch(step, double))
             if progress:
                 progress(step + 1, count)
         if count <= steps:
@@ -241,6 +239,6 @@ def _checksum(units: Ints) -> bytes:
     return bytes([zlib.crc32(units.astype("<i4").tobytes()) & 0xFF])
 
 
-def _mismatch(step: int, portable: bool) -> str:
-    remedy = "" if portable else "; files that move between machines or devices must be written with --portable"
-    return f"segment {step + 1} does not decode: this machine's arithmetic differs from the writer's{remedy}"
+def _mismatch(step: int, double: bool) -> str:
+    cause = "the file is damaged" if double else "this machine's arithmetic differs from the writer's, or it is damaged"
+    return f"segment {step + 1} does not decode: {cause}"

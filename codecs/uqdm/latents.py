@@ -8,8 +8,8 @@ Step i of T leads from z_t to z_s.  Universal quantization sends z_s with the sh
 k is coded under p(z_s | z_t), whose mean mu and standard deviation come from a network, and both sides must derive the
 same coding tables from them.  So every latent is a whole number of units of delta / UNITS, mu is rounded to such units
 and the std to sixteenths of an octave, and the network computes them the same way every time (threads.py), in batches
-of a fixed size.  In float64 ("portable") errors are about 1e-13 of a unit, so that rounding hides them between
-machines, too.
+of a fixed size.  It does so in float64, where errors are about 1e-13 of a unit, so that rounding hides what differs
+between machines (files of version 0.1 may say float32, which decodes on the like of the machine that wrote them).
 
 No bits here: tables.py turns the integers into probabilities, codec.py into a stream.
 """
@@ -68,11 +68,11 @@ class UQDMChain:
     log_snrs  [n_steps + 1] log-SNR after 0, 1, ... steps
     """
 
-    def __init__(self, model: UQDM, num_tiles: int, portable: bool, workers: int = 1) -> None:
-        """`portable` runs the network in float64; on the CPU `workers` batches are computed at a time."""
+    def __init__(self, model: UQDM, num_tiles: int, workers: int = 1, double: bool = True) -> None:
+        """On the CPU `workers` batches are computed at a time; `double` runs the network in float64."""
         self.workers = workers
-        self.model = copy.deepcopy(model).double() if portable else model
-        self.dtype = torch.float64 if portable else torch.float32
+        self.model = copy.deepcopy(model).double() if double else model
+        self.dtype = torch.float64 if double else torch.float32
         self.device = model.device
         self.backend = get_backend("cpu")
         self.num_tiles = num_tiles

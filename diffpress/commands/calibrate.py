@@ -10,11 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .codec_options import loading_options, model_options
-from .command_line import CommandLine
+from .command_line import CONFIG, CommandLine
 from .errors import UsageError, run
-from .option import Option
-from .signatures import function_options
+from .options import loading_options, model_options, options_of
 
 if TYPE_CHECKING:
     import torch
@@ -33,11 +31,9 @@ def parser() -> CommandLine:
         "calibrate.py --model my-prior --data photos --pyramid        # fits how resolutions are mixed, too",
         "calibrate.py --model organisation/model --data photos -o own.json",
     ])  # fmt: skip
-    own = function_options("commands/calibrate.py", "write_calibration")
-    p.add_options("common options", [
-        own.pop("model"), own.pop("data"), own.pop("out"), *model_options(""),
-        Option("config", "Path", help="YAML file with any of these options; options on the command line override it"),
-    ], {"out": ("-o",)})  # fmt: skip
+    own = options_of("commands/calibrate.py", "write_calibration")
+    out = replace(own.pop("out"), aliases=("-o",))
+    p.add_options("common options", [own.pop("model"), own.pop("data"), out, *model_options(""), CONFIG])
     p.add_options("what is measured and chosen", own.values())
     p.add_options("loading the model", loading_options().values())
     return p

@@ -16,8 +16,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
-from .codec_options import DECODING, Routed
 from .errors import UsageError, sentence, user_errors
+from .options import DECODING, Routed
 
 Job = tuple[Path, Path]  # a file to read, and the one to write
 Tick = Callable[[int, int], None]  # (steps done, steps in all)
@@ -133,7 +133,7 @@ class _Compressor:
         if self.prompt_of is not None:
             extra["prompt"] = self.prompt_of(source, photo.image)
         stream = encode_to(self.codec, photo.image, **settings.options.encode, **extra)
-        notes = list(photo.notes)
+        notes = [*photo.notes, *self._schedule()]
         if photo.alpha is not None or photo.metadata:
             stream = attachments.attach(stream, photo.alpha, photo.metadata)
             names = [name.upper() for name in photo.metadata]
@@ -153,6 +153,13 @@ class _Compressor:
         write_file(target, data)
         line = f"{source} -> {target}: {len(data)} bytes, {bpp:.4f} bpp, {bpp / 3:.4f} bpd, {seconds:.1f} s"
         return Done(line + _in_brackets(notes), pixels, len(data), entry=entry)
+
+    def _schedule(self) -> list[str]:
+        """Whether the model that was asked for is calibrated, or goes by signal-to-noise ratio."""
+        from ..codecs.diffc.codec import DiffC
+
+        asked = self.settings.model is not None and isinstance(self.codec, DiffC)
+        return [f"schedule {self.codec.schedule_source}"] if asked else []
 
     def _entry(self, photo: Any) -> Entry:
         """What must be the same for a file to be the same."""

@@ -11,7 +11,11 @@ from typing import Any, NoReturn
 
 from .. import resource
 from .errors import UsageError
-from .option import Option
+from .options import Option
+
+CONFIG = Option("config", "Path", help="YAML file with any of these options; options on the command line override it")
+JOBS = Option("jobs", "int", help="processes, one thread each; with several files, if not given, as many as pay",
+              least=1)  # fmt: skip
 
 
 class CommandLine(argparse.ArgumentParser):
@@ -33,13 +37,8 @@ class CommandLine(argparse.ArgumentParser):
         self.options: dict[str, Option] = {}
         self.groups: dict[str, list[tuple[list[str], str]]] = {}  # title -> (spellings, help) of its options
 
-    def add_options(
-        self, title: str, options: Iterable[Option], aliases: dict[str, tuple[str, ...]] | None = None
-    ) -> None:
-        """A group of the help; what an earlier group has is left out.
-
-        aliases  further spellings by option name
-        """
+    def add_options(self, title: str, options: Iterable[Option]) -> None:
+        """A group of the help; what an earlier group has is left out."""
         group = self.add_argument_group(title)
         if not self.options:
             group.add_argument("-h", "--help", action="help", help="show this text and exit")
@@ -47,8 +46,7 @@ class CommandLine(argparse.ArgumentParser):
             if option.name in self.options:
                 continue
             self.options[option.name] = option
-            names = [*(aliases or {}).get(option.name, ()), option.flag]
-            names.sort(key=len)
+            names = sorted([*option.aliases, option.flag], key=len)
             text = option.description if "\n" in option.description else option.description.removeprefix(f"{title}: ")
             self.groups.setdefault(title, []).append((names, text))
             how: dict[str, Any] = {"dest": option.name, "help": text.replace("%", "%%")}

@@ -8,11 +8,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from .codec_options import ENDING, codec_options, loading_options, merged, model_options, route
-from .command_line import CommandLine
+from .command_line import CONFIG, JOBS, CommandLine
 from .errors import NothingAsked, UsageError, run
-from .option import Option
-from .signatures import codec_places
+from .options import ENDING, Option, codec_options, codec_places, loading_options, merged, model_options, route
 
 CODEC = Option("codec", "str", "diffc")
 TARGETS = ("bpp", "lossless", "psnr", "bytes", "quality")
@@ -20,6 +18,7 @@ RATES = (*TARGETS, "segments")  # options that say how large a file may be
 DEFAULT_BPP = 1.0
 FOCUS = Option("focus", "Path", help="image of the same size: white where bits matter, black where they do not")
 COMMON = ("segments", "preset")  # of the codecs' own options, those that stand on top of the help
+PROMPTED = ("captions", "caption_model", "focus")  # for codecs that take a prompt
 PROMPTS = [
     Option("captions", "Path", help="a prompt for each image: a file of lines NAME<tab>TEXT, or of JSON"),
     Option("caption_model", "str", help="BLIP model, folder or hub id, that writes a prompt for each image"),
@@ -40,12 +39,13 @@ def parser() -> CommandLine:
     everything = {one.name: one for one in merged(learned | others | {"diffusers pipelines": loading_options()})}
     p.add_options("common options", [
         replace(CODEC, help=f"one of {', '.join([*learned, *others])}"),
-        Option("out", "Path", help="folder for the files, or the file for one image; beside the input, if not given"),
+        Option("out", "Path", help="folder for the files, or the file for one image; beside the input, if not given",
+               aliases=("-o", "--output-dir")),
         *(_common(name, learned, others) for name in COMMON),
         *model_options("model folder, or hub id of a diffusers pipeline; the one shipped for the codec, if not given"),
-        Option("config", "Path", help="YAML file with any of these options; options on the command line override it"),
+        CONFIG,
         Option("force", "bool", help="overwrite existing files"),
-    ], {"out": ("-o", "--output-dir")})  # fmt: skip
+    ])  # fmt: skip
     p.add_options("how good or how large: one of these", [_common(name, learned, others) for name in TARGETS])
     p.add_options("photographs", [
         Option("background", "str", help="composite transparency over this colour, a name or #rrggbb; if not given, "
@@ -54,7 +54,7 @@ def parser() -> CommandLine:
                "converted to sRGB and the rest is left out", choices=("keep",)),
     ])  # fmt: skip
     p.add_options("folders", [
-        Option("jobs", "int", help="processes, one thread each; with several files, if not given, as many as pay"),
+        JOBS,
         Option("resume", "bool", help="go on where a run into the same folder ended: files that are done are checked "
                "and skipped"),
         Option("verify", "bool", help="decode every file in a fresh process before it is written, and record its PSNR"),
@@ -110,24 +110,15 @@ def _command(given: dict[str, Any]) -> int:
         )
     if sum(given[key] is not None for key in ("prompt", "captions", "caption_model")) > 1:
         raise UsageError("give one of --prompt, --captions and --caption-model")
-    prompts = [key for key in ("captions", "caption_model") if given[key] is not None]
-    if prompts and "prompt" not in own.encode:
-        raise UsageError(f"--{prompts[0].replace('_', '-')} does not apply to --codec {name}")
+    prompted = "prompt" in own.encode
+    applies = {"model": own.takes_model, "metadata": own.takes_model} | dict.fromkeys(PROMPTED, prompted)
+    for key in (key for key, good in applies.items() if given[key] is not None and not good):
+        raise UsageError(f"--{key.replace('_', '-')} does not apply to --codec {name}")
     default_rate = name == CODEC.default and all(given.get(key) is None for key in RATES)
     if default_rate:
         given["bpp"] = DEFAULT_BPP
-    mine = {"codec", "out", "model", "device", "config", "force", "image_dir", "images", "captions", "caption_model",
-            "background", "metadata", "jobs", "resume", "verify", "shard", "focus"}  # fmt: skip
-    routed = route(name, given, [key for key in given if key not in mine])
-    if given["model"] is not None and not own.takes_model:
-        raise UsageError(f"--model does not apply to --codec {name}")
-    if given["focus"] is not None and "prompt" not in own.encode:
-        raise UsageError(f"--focus does not apply to --codec {name}")
-
-    if given["metadata"] is not None and not own.takes_model:
-        raise UsageError(f"--metadata does not apply to --codec {name}")
-    if given["jobs"] is not None and given["jobs"] < 1:
-        raise UsageError("--jobs must be at least 1")
+    names = {*loading_options()}.union(*map(_encoding, codec_places()))
+    routed = route(name, given, [key for key in given if key in names])
 
     from ..codecs.targets import check_targets, read_focus
     from ..data import list_images
@@ -158,6 +149,6 @@ def _command(given: dict[str, Any]) -> int:
         manifest = Manifest(planned.folder, f"-{number + 1}-of-{shards}" if shards > 1 else "")
     with manifest or nullcontext():
         code = run_batch(jobs, settings, min(processes, len(jobs)), manifest, settings.resume)
-    if default_rate:
+    if default_rate and code == 0:
         print(f"at most {DEFAULT_BPP:g} bpp, as no rate was given; choose with --bpp, --psnr, --quality or --lossless")
     return code

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .codec_options import DECODING, codec_options, loading_options, merged, model_options
-from .command_line import CommandLine
-from .errors import NothingAsked, UsageError, run
-from .option import Option
-from .signatures import codec_places, constant
+from .command_line import CONFIG, JOBS, CommandLine
+from .errors import NothingAsked, run
+from .options import DECODING, Option, codec_options, codec_places, constant, loading_options, merged, model_options
 
 FORMAT = Option("format", "str", "png", "image format written", ("png", "webp", "bmp", "tiff"))
 
@@ -22,37 +20,32 @@ def parser() -> CommandLine:
         "decompress.py photo.dfc --segments 5 --force   # only the first five steps: coarser, sooner",
     ])  # fmt: skip
     p.add_argument("files", nargs="*", help="compressed files, folders, glob patterns")
-    learned = [name for name in codec_places() if codec_options(name).takes_model]
-    sources = {name: _decoding(name) for name in learned}
+    sources = {
+        name: {key: one for key, one in codec_options(name).constructor.items() if key in DECODING}
+        for name in codec_places() if codec_options(name).takes_model
+    }  # fmt: skip
     options = {one.name: one for one in merged(sources)}
     p.add_options("common options", [
-        Option("out", "Path", help="folder for the images, or the file for one; beside the input, if not given"),
+        Option("out", "Path", help="folder for the images, or the file for one; beside the input, if not given",
+               aliases=("-o", "--output-dir")),
         Option("segments", "int", help="decode only this many refinement steps"),
         options.pop("reconstruction"),
         FORMAT,
         *model_options("model folder, or hub id of a diffusers pipeline; the shipped one that wrote the file, "
                        "if not given"),
-        Option("config", "Path", help="YAML file with any of these options; options on the command line override it"),
+        CONFIG,
         Option("recover", "bool", help="decode what there is of a damaged file, even if no checksum vouches for it"),
         Option("max_pixels", "int", constant("codecs/container.py", "MAX_PIXELS"),
                "refuse files that announce larger images"),
         Option("force", "bool", help="overwrite existing files"),
-    ], {"out": ("-o", "--output-dir")})  # fmt: skip
-    for name in learned:
-        own = [options[key] for key in sources[name] if key in options]
-        if own:
+    ])  # fmt: skip
+    for name, decoding in sources.items():
+        if own := [options[key] for key in decoding if key in options]:
             p.add_options(name, own)
-    p.add_options("folders", [
-        Option("jobs", "int", help="processes, one thread each; with several files, if not given, as many as pay"),
-    ])
+    p.add_options("folders", [JOBS])
     p.add_options("loading a model", loading_options().values())
     p.add_options("as in the published DiffC code", [Option("input_dir", "str", help="folder of files")])
     return p
-
-
-def _decoding(codec: str) -> dict[str, Option]:
-    """Options of a codec's constructor that a decoder uses."""
-    return {name: one for name, one in codec_options(codec).constructor.items() if name in DECODING}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -67,10 +60,6 @@ def _command(given: dict[str, Any]) -> int:
             "python decompress.py photo.dfc            # writes photo.png beside it\n"
             "python decompress.py files -o images      # a folder of files to a folder of images"
         )
-
-    if given["jobs"] is not None and given["jobs"] < 1:
-        raise UsageError("--jobs must be at least 1")
-
     from .batch import default_processes, run_batch
     from .coding import Decompressing
     from .files import list_files, plan

@@ -21,7 +21,7 @@ from ..data import read_image, save_image
 from ..evaluation.metrics import psnr
 from .command_line import CommandLine
 from .errors import run
-from .option import Option
+from .options import Option
 
 # codec, what to call it, options of compress.py
 RUNS = (

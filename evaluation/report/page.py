@@ -19,10 +19,10 @@ from plotly.offline import get_plotlyjs
 
 from ...data import write_file
 from ..compare import Comparison
-from ..per_image import PerImage, as_one_image, pairs_of_deltas
+from ..per_image import MEAN, PerImage, mean_curve, pairs_of_deltas
 from ..points import CodecSpec
 from ..records import BOUND, Measurement, Record
-from ..results import METRICS, Curve, metrics_of
+from ..results import METRICS, Point, metrics_of
 from ..tables import MEAN_CURVES, SECONDS
 from .colours import colours
 
@@ -52,37 +52,39 @@ def _asset(name: str) -> str:
 
 
 def _data(comparison: Comparison) -> dict[str, Any]:
-    curves = comparison.drawn
     metrics = metrics_of(comparison.curves)
-    prints = {curve.codec: curve.fingerprint for curve in curves}
+    prints = {curve.codec: curve.fingerprint for curve in comparison.curves}
+    means = [mean for mean in map(mean_curve, comparison.per_image) if mean is not None]
+    others = [*(mean for mean in means if mean.published), *comparison.published]
+    colour = dict(zip(names := [*prints, *(one.codec for one in others)], colours(names), strict=True))
+    curves: list[dict[str, Any]] = [
+        {"codec": curve.codec, "published": "", "fingerprint": curve.fingerprint, "mean_of_others": False,
+         "points": [vars(point) for point in curve.points]} for curve in comparison.curves
+    ]  # fmt: skip
+    curves += [_of_others(one, one in comparison.published) for one in others]
     return {
-        "command": comparison.command,
-        "versions": comparison.versions,
-        "machine": comparison.machine,
-        "notes": comparison.notes + comparison.failures,
-        "anchor": comparison.anchor,
-        "bound": BOUND,
+        "command": comparison.command, "versions": comparison.versions, "machine": comparison.machine,
+        "notes": comparison.notes + comparison.failures, "anchor": comparison.anchor, "bound": BOUND,
         "metrics": {name: METRICS[name]._asdict() for name in metrics},
-        "curves": [_curve(curve, pair) for curve, pair in zip(curves, colours([c.codec for c in curves]), strict=True)],
+        "curves": [
+            one | dict(zip(("colour", "colour_dark"), colour[one["codec"]], strict=True)) for one in curves
+        ],
         "summary": [asdict(line) | {"fingerprint": prints.get(line.codec, "")} for line in comparison.summary()],
         "bd": {metric: _deltas(comparison.per_image, metric) for metric in metrics},
-        "mean_bd": {metric: _deltas(list(map(as_one_image, curves)), metric) for metric in metrics}
+        "mean_bd": {metric: _deltas([*means, *comparison.published], metric) for metric in metrics}
         if comparison.published else {},
         "mean_note": MEAN_CURVES,
         "pictures": _pictures(comparison),
-    }
+    }  # fmt: skip
 
 
-def _curve(curve: Curve, colour: tuple[str, str]) -> dict[str, Any]:
-    return {
-        "codec": curve.codec,
-        "published": curve.published,
-        "fingerprint": curve.fingerprint,
-        "colour": colour[0],
-        "colour_dark": colour[1],
-        "mean_of_others": bool(curve.published and curve.data),
-        "points": [vars(point) for point in curve.points],
-    }
+def _of_others(one: PerImage, mean_of_others: bool) -> dict[str, Any]:
+    """A mean curve of published figures, its points in the form of results.Point."""
+    columns = one.curves[MEAN]
+    values = [{key: value for key, column in columns.items() if (value := column[k]) is not None}
+              for k in range(len(columns["bpp"]))]  # fmt: skip
+    return {"codec": one.codec, "published": one.published, "fingerprint": "", "mean_of_others": mean_of_others,
+            "points": [vars(Point(f"published {k}", 1, 1, at)) for k, at in enumerate(values, 1)]}  # fmt: skip
 
 
 def _deltas(curves: Sequence[PerImage], metric: str) -> dict[str, dict[str, Any]]:
@@ -100,32 +102,25 @@ def _pictures(comparison: Comparison) -> list[dict[str, Any]]:
         original = folder / "original" / f"{name}.webp"
         if not records or not original.is_file():
             continue
-        chosen.append(
-            {"image": name, "codec": "original", "point": "", "bpp": 0, "psnr": None, "progress": False}
-            | {"src": _data_url(original)}
-        )
+        chosen.append({"image": name, "codec": "original", "point": "", "bpp": 0, "psnr": None, "progress": False,
+                       "src": _data_url(original)})  # fmt: skip
         for record in records:
             spec = next(spec for spec in comparison.specs if spec.label == record.codec)
-            usable = [p for p in record.points if not p.error and not p.hypothetical]
-            picked = _near([p for p in usable if not p.lossless], PICTURE_RATES)
-            progress = record.progress or (
-                [p for p in usable if not p.lossless] if spec.grid.option == "segments" else []
-            )
+            lossy = [p for p in record.points if not p.error and not p.hypothetical and not p.lossless]
+            picked = _near(lossy, PICTURE_RATES)
+            progress = record.progress or (lossy if spec.grid.option == "segments" else [])
             for point, is_step in [(p, False) for p in picked] + [(p, True) for p in progress]:
                 source = _source(comparison.out, spec, record, point)
                 if source is not None:
-                    chosen.append(
-                        {"image": name, "codec": record.codec, "point": point.point, "bpp": point.bpp}
-                        | {"psnr": point.scores.get("psnr-rgb"), "progress": is_step, "src": _data_url(source)}
-                    )
+                    chosen.append({"image": name, "codec": record.codec, "point": point.point, "bpp": point.bpp,
+                                   "psnr": point.scores.get("psnr-rgb"), "progress": is_step,
+                                   "src": _data_url(source)})  # fmt: skip
     return chosen
 
 
 def _near(points: list[Measurement], rates: tuple[float, ...]) -> list[Measurement]:
     """For each rate the point closest to it (by ratio), each once, by rate."""
-    picked = {
-        min(points, key=lambda p: max(p.bpp / rate, rate / max(p.bpp, 1e-9))).point: None for rate in rates if points
-    }
+    picked = {min(points, key=lambda p: max(p.bpp / rate, rate / max(p.bpp, 1e-9))).point for rate in rates if points}
     return sorted((p for p in points if p.point in picked), key=lambda p: p.bpp)
 
 

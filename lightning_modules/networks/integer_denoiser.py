@@ -14,7 +14,7 @@ The lower bound 0 of a block's inner rounding is its ReLU.  The factors by which
 go into the weights of conv_out, which are rounded after that for every noise level (`IntegerDenoiser.at`); they are
 tabulated, so that no exponential is left whose last bit would differ between machines.  docs/method/integers.md.
 
-Why every engine computes the same: no sum exceeds 2^24 (`largest_sum`, checked when weights are loaded),
+Why every engine computes the same: no sum exceeds 2^24 (`largest_sum`, checked for every noise level that is used),
 so that float32 holds each one exactly in any order, and with or without fused multiply-adds.  Everything else is single
 IEEE operations, one after the other.  Terms as in Nagel et al., "A white paper on neural network quantization", 2021.
 """
@@ -235,7 +235,6 @@ class IntegerDenoiser:
     """
 
     def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Raises ModelError where a sum could exceed what float32 holds."""
         self.config, self.tensors = dict(config), dict(tensors)
         self.nodes: list[float] = list(config["nodes"])
         self.count = int(config["blocks"])
@@ -244,9 +243,6 @@ class IntegerDenoiser:
         self.to(torch.device("cpu"))
         weight, bias = self._doubles("stem.weight", "stem.bias")
         self._stem = folded(weight / INPUT_SCALE, bias, largest=INPUT_MAX)
-        for node in self.nodes:
-            if self._at(node).largest_sum() >= SUM_LIMIT:
-                raise ModelError("the integer network's sums could exceed 2^24")
 
     @property
     def reach(self) -> int:
@@ -257,7 +253,10 @@ class IntegerDenoiser:
         return [self.tensors[name].double() for name in names]
 
     def _at(self, log_snr: float) -> LevelNetwork:
-        """The network at log-SNR `log_snr`, the tables interpolated between nodes; beyond the last ones as there."""
+        """The network at log-SNR `log_snr`, the tables interpolated between nodes; beyond the last ones as there.
+
+        Raises ModelError where a sum could exceed what float32 holds.
+        """
         below, share = self._place(log_snr)
         nearest = below + (share >= 0.5)
         blocks = tuple(self._block(k, below, share, nearest) for k in range(self.count))
@@ -265,7 +264,10 @@ class IntegerDenoiser:
         weight, bias, mean = self._doubles("head.weight", "head.bias", "head.mean")
         scale = power_of_two(exponents)
         head = folded(weight / scale[:, None, None], bias, mean[nearest] * scale, HEAD_MAX)
-        return LevelNetwork(self._stem, blocks, scale.float(), head)
+        network = LevelNetwork(self._stem, blocks, scale.float(), head)
+        if network.largest_sum() >= SUM_LIMIT:
+            raise ModelError("the integer network's sums could exceed 2^24")
+        return network
 
     def _block(self, k: int, below: int, share: float, nearest: int) -> LevelBlock:
         """Block k.  relu(f (w q + b) + s) = |f| relu(sign(f) (w q + b + s / f)): the factor f waits for conv_out.

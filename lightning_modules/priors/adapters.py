@@ -134,7 +134,7 @@ def named_prior(name: str, device: str | torch.device = "cpu") -> FunctionPrior:
     try:
         while inspect.isclass(found) or (inspect.isfunction(found) and parameters_of(found) == 0):
             found = found()
-    except (OSError, RuntimeError, TypeError, ImportError, ValueError) as error:
+    except Exception as error:  # of somebody else's code: no weights, no network, no package
         raise ModelError(f"{name} cannot be made here: {' '.join(str(error).split())[:300]}") from error
     return _as_prior(found, name, module).to(device)
 
@@ -181,6 +181,10 @@ def _imported(where: str, name: str) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module
+    except ModelError:
+        raise
     except ModuleNotFoundError as error:
         package = (error.name or where).partition(".")[0]
         raise ModelError(f"{name} needs the package {package}, which is not installed") from error
+    except Exception as error:  # of somebody else's code: no weights, a slip
+        raise ModelError(f"{where} cannot be run: {' '.join(str(error).split())[:300]}") from error

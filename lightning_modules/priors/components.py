@@ -27,7 +27,8 @@ def resolve_hub_id(name: str, variant: str | None = None, local_files_only: bool
     """
     weights = f"*/*.{variant}*.safetensors" if variant else "*/*.safetensors"
     ignore = [f"{part}/*" for part in UNUSED] + ["*.non_ema*"] + ([] if variant else ["*.fp16*", "*.bf16*"])
-    return download(name, ["model_index.json", "*/*.json", "*/*.txt", "*/*.model", weights], ignore, local_files_only)
+    texts = ["*/*.json", "*/*.jinja", "*/*.txt", "*/*.model"]  # jinja: chat templates of text encoders that chat
+    return download(name, ["model_index.json", *texts, weights], ignore, local_files_only)
 
 
 def download(name: str, files: list[str], ignore: list[str] | None = None, local_files_only: bool = False) -> Path:

@@ -61,8 +61,9 @@ class FunctionPrior(PixelPrior):
             module.to(self.device).eval().requires_grad_(False)
         return self
 
-    def double(self) -> Self:
-        raise ModelError("a denoiser that is a function has no form in float64, so --portable does not apply")
+    def double(self) -> Self | None:
+        """See Prior.double: what a function computes in is its own affair."""
+        return None
 
 
 class DenoiserFunction(FunctionPrior):

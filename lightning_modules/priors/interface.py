@@ -7,8 +7,10 @@ integers that can be written down in a file, whatever the model.
 
 from __future__ import annotations
 
+import gc
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, Self, runtime_checkable
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from ..identity import ModelError
 
+HINTS = ("allocate memory", "not enough memory", "out of memory")  # of RuntimeErrors: torch has no class on the CPU
 Reconstruction = Literal["mse", "ensemble", "flow", "ancestral"]
 
 
@@ -87,9 +90,24 @@ class Prior(Protocol):
             raise ModelError("this model knows no prompts, so neither --prompt nor --guidance applies")
         return None
 
-    def double(self) -> Self:
+    def double(self) -> Self | None:
         """A copy whose denoise takes and gives float64, so that it differs little from machine to machine.
 
-        Raises ModelError where the model has no such form.
+        None where the model has no such form.
         """
-        raise ModelError("--portable needs a model that can run in float64")
+        return None
+
+
+@contextmanager
+def enough_memory(device: torch.device, advice: str) -> Iterator[None]:
+    """Running out of memory becomes a ModelError that ends with `advice`: what needs less."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not known and not any(hint in str(error) for hint in HINTS):
+            raise
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise ModelError(f"there is not enough memory on {device} for this model or image: {advice}") from error

@@ -22,8 +22,7 @@ from ...kernels import upload
 from ..diffusion.pixels import from_signed, to_signed
 from ..identity import ModelError
 from .components import load_pipeline
-from .interface import Prior, Reconstruction
-from .memory import enough_memory
+from .interface import Prior, Reconstruction, enough_memory
 
 Text = tuple[Tensor, ...]  # what a network is told about one prompt, each [1, ...]
 Offload = Literal["none", "model", "layers"]

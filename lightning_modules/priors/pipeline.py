@@ -3,7 +3,7 @@
 The pipeline runs as if it made an image in one step, with three of its parts exchanged for that time: where it draws
 noise it gets z; its scheduler knows one noise level and hands on what the network says; and what it gives to its
 autoencoder is taken from it.  So text, guidance, packing into patches and the network's arguments are the pipeline's
-own.  A call without a step leads from z to the autoencoder alone: an image of zeros, one of ones and one of numbers
+own.  A call without a step leads from z to the autoencoder alone: an image of zeros, one of ones and some of numbers
 show where each value goes and what it is multiplied with and added to (:class:`Route`), which is then undone.
 
 Stable Diffusion, SDXL, SD 3 and Flux.1 have adapters of their own (stable_diffusion.py, flow.py), which can offload.
@@ -12,7 +12,9 @@ Stable Diffusion, SDXL, SD 3 and Flux.1 have adapters of their own (stable_diffu
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +29,8 @@ from ..diffusion.pixels import from_signed, to_signed
 from ..identity import ModelError
 from .components import load_pipeline
 from .flow import NUM_LEVELS, flow_log_snr, to_flow, x0_from_velocity
-from .interface import Prior, Reconstruction
+from .interface import Prior, Reconstruction, enough_memory
 from .latent import as_dtype
-from .memory import enough_memory
 
 
 class _Stopped(Exception):
@@ -41,8 +42,8 @@ class OneStep:
 
     order, init_noise_sigma = 1, 1.0
 
-    def __init__(self, config: Any) -> None:
-        self.config = config
+    def __init__(self, config: Any, end: Sequence[float] = ()) -> None:
+        self.config, self.end = config, list(end)  # what follows the last timestep
         self.times: list[float] = []
         self.keep = False
 
@@ -52,7 +53,7 @@ class OneStep:
     ) -> None:
         """The one timestep, whatever is asked for."""
         kind = torch.int64 if all(isinstance(time, int) for time in self.times) else torch.float32
-        self.timesteps = torch.tensor(self.times, dtype=kind, device=device)
+        self.timesteps = torch.tensor(self.times + self.end, dtype=kind, device=device)
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Nothing: there is one step."""
@@ -62,14 +63,14 @@ class OneStep:
         return sample
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **more: Any) -> tuple[Tensor, Tensor]:
-        """What the network said, or what it was given if `keep`, in float32."""
-        result = (sample if self.keep else model_output).float()
+        """What the network said, or what it was given if `keep`, in float32 or float64."""
+        result = _float(sample if self.keep else model_output)
         return result, result
 
 
 @dataclass(frozen=True)
 class Route:
-    """How a pipeline brings z to its autoencoder: raw = factor * z[place] + offset.
+    """How a pipeline brings z to its autoencoder: raw = factor * z[place] + offset, here in float64.
 
     shape     of z as the pipeline asks for it, without the batch
     raw       shape of what the autoencoder gets, without the batch
@@ -83,7 +84,7 @@ class Route:
 
     def back(self, raw: Tensor) -> Tensor:
         """z [B, *shape] of raw [B, *raw]."""
-        z = torch.empty_like(raw.flatten(1))
+        z = torch.empty_like(raw.flatten(1), dtype=torch.float64)
         z[:, self.place] = (raw.flatten(1) - self.offset) / self.factor
         return z.view(len(raw), *self.shape)
 
@@ -97,7 +98,8 @@ class PipelinePrior(Prior):
 
     folder, device, dtype, variant  as of LatentPrior; the autoencoder is float32
     Flow matching counts timesteps as Flux does and takes Flux's published schedule, which goes by signal-to-noise
-    ratio, until it is calibrated.  What predicts epsilon, v or x0 has the timesteps of its scheduler and is calibrated.
+    ratio, until it is calibrated.  So does TrigFlow (SANA Sprint; Lu and Song 2025): z_t = cos(t) x + sin(t) eps, and
+    the network says dz/dt, which is v.  What predicts epsilon, v or x0 has its scheduler's timesteps and is calibrated.
     A guidance scale is what the pipeline calls guidance_scale.  Raises ModelError.
     """
 
@@ -130,27 +132,30 @@ class PipelinePrior(Prior):
 
         config = self.pipeline.scheduler.config
         prediction = str(config.get("prediction_type", "flow_prediction"))
-        if prediction == "flow_prediction" or config.get("use_flow_sigmas"):
+        trigonometric = prediction == "trigflow"
+        if trigonometric or prediction == "flow_prediction" or config.get("use_flow_sigmas"):
             self._log_snr = [flow_log_snr(t / NUM_LEVELS) for t in range(NUM_LEVELS + 1)]
-            self.schedule, prediction = "flux", "flow_prediction"
+            self.schedule, prediction = "flux", "trigflow" if trigonometric else "flow_prediction"
         elif prediction in PREDICTIONS:
             cumulative = DDPMScheduler.from_config(config).alphas_cumprod.double()
             self._log_snr = [float("inf"), *torch.logit(cumulative).tolist()]
         else:
             raise ModelError(f"{self.folder} has the unknown prediction type {prediction!r}")
         self.num_levels = len(self._log_snr) - 1
-        self.one_step = OneStep(config)
+        self.one_step = OneStep(config, end=[0] if trigonometric else [])
         self.pipeline.scheduler = self.one_step
         return prediction
 
     def _smallest_multiple(self) -> int:
         """Multiple of pixels that the pipeline neither rounds nor refuses."""
-        network = self.pipeline.components.get("transformer") or self.pipeline.components.get("unet")
-        patch_size = network.config.get("patch_size") or 1
+        patch_size = self._network().config.get("patch_size") or 1
         for side in (1, 2, 4):
             if side % patch_size == 0 and self._route((3 * side * self.factor, 3 * side * self.factor)) is not None:
                 return side * self.factor
         raise ModelError(f"{self.folder} takes no size that is a small multiple of {self.factor}")
+
+    def _network(self) -> Any:
+        return self.pipeline.components.get("transformer") or self.pipeline.components.get("unet")
 
     # ---- driving the pipeline ---------------------------------------------------------------------------------------
 
@@ -158,13 +163,16 @@ class PipelinePrior(Prior):
         self, size: tuple[int, int], draw: Callable[[tuple[int, ...], Any], Tensor], times: list[float],
         prompts: list[str], guidance: float = 1.0, keep: bool = False,
     ) -> Tensor:
-        """What the autoencoder would get for images of (H, W) = `size`; the noise is `draw`(shape, dtype)."""
+        """What the autoencoder would get for images of (H, W) = `size`; the noise is `draw`(shape, dtype).
+
+        keep  a step hands on what it was given, and the network does not run
+        """
         true_guidance = "true_cfg_scale" in self._options  # beside that of distilled networks
         wanted = {
             "prompt": prompts, "height": size[0], "width": size[1], "num_inference_steps": 1,
             "true_cfg_scale": guidance, "negative_prompt": [""] * len(prompts) if guidance != 1 else None,
             "guidance_scale": None if true_guidance else guidance, "output_type": "pt", "return_dict": False,
-            "use_resolution_binning": False, "clean_caption": False,
+            "use_resolution_binning": False, "clean_caption": False, "intermediate_timesteps": None,
         }  # fmt: skip
         caught: list[Tensor] = []
 
@@ -175,18 +183,22 @@ class PipelinePrior(Prior):
             caught.append(raw)
             raise _Stopped
 
+        def unchanged(z: Any = None, *args: Any, **given: Any) -> Any:
+            return (given.get("hidden_states", z),)
+
         self.one_step.times, self.one_step.keep = times, keep
         prepare = type(self.pipeline).prepare_latents.__globals__
         with (
             self._enough_memory(),
             patch.dict(prepare, {"randn_tensor": randn}),
             patch.object(self.pipeline.vae, "decode", decode),
+            patch.object(self._network(), "forward", unchanged) if keep else nullcontext(),
             patch.object(self.pipeline, "encode_prompt", self._remembered(self.pipeline.encode_prompt)),
         ):
             try:
                 self.pipeline(**{name: value for name, value in wanted.items() if name in self._options})
             except _Stopped:
-                return caught[0].float()
+                return _float(caught[0])
         raise ModelError(f"{self.folder}: {type(self.pipeline).__name__} does not decode what it makes")
 
     def _remembered(self, encode_prompt: Callable[..., Any]) -> Callable[..., Any]:
@@ -204,27 +216,31 @@ class PipelinePrior(Prior):
             return self._routes[size]
         shape: tuple[int, ...] = ()
 
-        def probe(value: float | None) -> Tensor:
+        def probe(values: Callable[[Tensor], Tensor]) -> Tensor:
+            """The raw of z whose values are a function of their positions."""
+
             def draw(wanted: tuple[int, ...], dtype: Any) -> Tensor:
                 nonlocal shape
                 shape = wanted[1:]
-                numbers = torch.arange(float(torch.Size(shape).numel()), device=self.device)
-                return (numbers if value is None else torch.full_like(numbers, value)).view(wanted)
+                return values(torch.arange(torch.Size(shape).numel(), device=self.device)).double().view(wanted)
 
             try:
-                return self._run(size, draw, [], [""])
+                return self._run(size, draw, [], [""]).double()
             except UnboundLocalError:  # a pipeline that cannot do without a step
-                return self._run(size, draw, [0], [""], keep=True)
+                return self._run(size, draw, [0], [""], keep=True).double()
 
         try:
-            offset = probe(0.0)
+            offset = probe(torch.zeros_like)
         except ValueError:  # how pipelines refuse a size
             return None
         if [side * self.factor for side in offset.shape[-2:]] != list(size):
             return None
-        factor = probe(1.0) - offset
-        place = ((probe(None) - offset) / factor).round().long().flatten()
-        self._routes[size] = Route(shape, tuple(offset.shape[1:]), place, factor.flatten(), offset.flatten())
+        factor = probe(torch.ones_like) - offset
+        place, digit = torch.zeros_like(offset, dtype=torch.int64), 1
+        while digit < torch.Size(shape).numel():  # by digits of 16, which a pipeline in bfloat16 keeps
+            place += digit * ((probe(lambda n, one=digit: n // one % 16) - offset) / factor).round().long()
+            digit *= 16
+        self._routes[size] = Route(shape, tuple(offset.shape[1:]), place.flatten(), factor.flatten(), offset.flatten())
         return self._routes[size]
 
     def _known_route(self, size: tuple[int, int]) -> Route:
@@ -243,11 +259,11 @@ class PipelinePrior(Prior):
         with self._enough_memory():  # a video's autoencoder gets one frame
             found = self.pipeline.vae.encode(pixels if len(route.raw) == 3 else pixels[:, :, None])
         latent = found.latent_dist.mode() if "latent_dist" in found else found.latent
-        return _planes(route.back(latent))
+        return _planes(route.back(latent)).float()
 
     @torch.inference_mode()
     def decode(self, x0: Tensor, size: tuple[int, int]) -> Tensor:
-        raw = self._known_route(size).forth(x0)
+        raw = self._known_route(size).forth(x0).to(x0.dtype)
         with self._enough_memory():
             pixels = self.pipeline.vae.decode(raw).sample
         return from_signed(crop(pixels if pixels.ndim == 4 else pixels[:, :, 0], size))
@@ -269,19 +285,25 @@ class PipelinePrior(Prior):
         if len({guidance for _, guidance in given}) > 1:
             return torch.cat([self.denoise(one[None], timestep, [c]) for one, c in zip(z, given, strict=True)])
         route = self._route_of_shape(z)
-        flow = self.prediction == "flow_prediction"
         sigma = timestep / self.num_levels
-        state = to_flow(z, sigma) if flow else z
-        time: float = 1000.0 * sigma if flow else timestep - 1
+        state, time = self._as_trained(z, timestep)
         raw = self._run(
             (route.raw[-2] * self.factor, route.raw[-1] * self.factor),
             lambda shape, dtype: state.view(shape).to(dtype), [time], [prompt for prompt, _ in given], given[0][1],
         )  # fmt: skip
         output = _planes(route.back(raw))
-        if flow:
-            return x0_from_velocity(state, output, sigma)
+        if self.prediction == "flow_prediction":
+            return x0_from_velocity(state, output, sigma).to(z.dtype)
         # in float64: noise is divided by an alpha that is small where little is known
-        return x0_from_prediction(self.prediction, z.double(), output.double(), self.log_snr(timestep)).to(z.dtype)
+        prediction = "v_prediction" if self.prediction == "trigflow" else self.prediction
+        return x0_from_prediction(prediction, z.double(), output, self.log_snr(timestep)).to(z.dtype)
+
+    def _as_trained(self, z: Tensor, timestep: int) -> tuple[Tensor, float]:
+        """(z, timestep) as the network knows them."""
+        sigma = timestep / self.num_levels
+        if self.prediction == "flow_prediction":
+            return to_flow(z, sigma), 1000.0 * sigma
+        return z, math.atan2(sigma, 1 - sigma) if self.prediction == "trigflow" else timestep - 1
 
     def _route_of_shape(self, z: Tensor) -> Route:
         """The route of latents [B, C, h, w]; they are as many times smaller than the image as those of one block."""
@@ -296,3 +318,8 @@ class PipelinePrior(Prior):
 def _planes(latent: Tensor) -> Tensor:
     """[B, C, h, w] of latents that may have a dimension for a video's frames, before or behind the channels."""
     return latent if latent.ndim == 4 else latent.squeeze(1 if latent.shape[1] == 1 else 2)
+
+
+def _float(values: Tensor) -> Tensor:
+    """`values` in float32, or float64 if they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -21,8 +21,7 @@ from ..diffusion.pixels import from_signed, to_signed
 from ..identity import ModelError, fingerprint, read_json
 from ..networks.denoiser import Denoiser
 from ..networks.integer_denoiser import IntegerDenoiser
-from .interface import Prior, Reconstruction
-from .memory import enough_memory
+from .interface import Prior, Reconstruction, enough_memory
 from .pyramid import Pyramid
 
 
@@ -57,7 +56,7 @@ class PixelPrior(Prior):
         height, width = (-(-side // self.multiple) * self.multiple for side in size)
         return 3, height, width
 
-    def double(self) -> Self:
+    def double(self) -> Self | None:
         """See Prior.double."""
         other = copy.copy(self)
         other.network, other.half = copy.deepcopy(self.network).double(), None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..vdm import load_vdm
-from .memory import enough_memory
+from .interface import enough_memory
 from .pixel import PixelPrior
 
 

@@ -72,8 +72,27 @@ class OptimizerConfig:
         return rise * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
+@dataclass
+class Cost:
+    """Negative ELBO in bits per dimension (bpd).
+
+    prior           [B]     KL(q(z_1 | x) || N(0, I)); zero where z_1 is shared noise
+    steps           [B, T]  one message per diffusion step; VDM: [B, 1], all of them from one random time per image
+    reconstruction  [B]     -log p(x | z_0)
+    """
+
+    prior: Tensor
+    steps: Tensor
+    reconstruction: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """[B], bits per dimension."""
+        return self.prior + self.steps.sum(dim=1) + self.reconstruction
+
+
 class PixelDiffusion(L.LightningModule):
-    """Base of UQDM and VDM; subclasses set `kind` and write `training_step` and the evaluation steps."""
+    """Base of UQDM and VDM; subclasses set `kind` and write `training_cost` and the evaluation steps."""
 
     kind: ClassVar[str]  # "_class_name" in config.json
 
@@ -103,6 +122,16 @@ class PixelDiffusion(L.LightningModule):
     @abstractmethod
     def model_config(self) -> dict[str, Any]:
         """Init arguments that define the model (not its training), as plain JSON values."""
+
+    @abstractmethod
+    def training_cost(self, batch: Tensor) -> Cost:
+        """What training minimises, of uint8 images [B, 3, H, W]; noise from torch's generator."""
+
+    def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
+        with self.noise_of_step():
+            cost = self.training_cost(batch)
+        self.log_cost("train", cost, batch)
+        return cost.total.mean()
 
     def folder_config(self) -> dict[str, Any]:
         """The contents of config.json."""
@@ -135,6 +164,19 @@ class PixelDiffusion(L.LightningModule):
         for name, value in values.items():
             self.log(f"{prefix}/{name}", value.detach(), on_step=training, on_epoch=not training,
                      sync_dist=not training, batch_size=batch_size, prog_bar=name == "bpd")  # fmt: skip
+
+    def log_cost(self, prefix: str, cost: Cost, batch: Tensor) -> None:
+        """Log the parts of `cost` of a batch [B, C, H, W], and but for training every step of several."""
+        scalars = {
+            "bpd": cost.total.mean(),
+            "bpd_prior": cost.prior.mean(),
+            "bpd_diffusion": cost.steps.sum(1).mean(),
+            "bpd_reconstruction": cost.reconstruction.mean(),
+            "bpp": cost.total.mean() * batch.shape[1],
+        }
+        if prefix != "train" and cost.steps.shape[1] > 1:
+            scalars |= {f"bpd_step/{i + 1}": step.mean() for i, step in enumerate(cost.steps.T)}
+        self.log_dict_prefixed(prefix, scalars, len(batch))
 
     def log_psnr(self, prefix: str, name: str, image: Tensor, original: Tensor) -> None:
         """Log as `prefix`/psnr_`name` the mean PSNR in dB of uint8 images [B, 3, H, W]; an exact one counts 100."""

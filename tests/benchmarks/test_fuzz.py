@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from importlib import util
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,12 +25,12 @@ def fuzz() -> Any:
     return module
 
 
-@pytest.mark.parametrize(("codec", "cases"), [("diffc", 100), ("uqdm", 100), ("bitsback", 100)])
-def test_decoders(fuzz: Any, codec: str, cases: int) -> None:
-    corpus = fuzz.samples(codec, 4)
+@pytest.mark.parametrize("target", ["diffc", "lossless", "uqdm", "bitsback"])
+def test_decoders(fuzz: Any, target: str) -> None:
+    corpus, cases = fuzz.samples(target, 4), 100
     counts = Counter(fuzz.decode_case(corpus, 1, number) for number in range(cases))
-    assert set(counts) <= {"refused", "whole", "partly", "anything"}, counts
-    assert counts["refused"] > cases / 2
+    assert set(counts) <= {"refused", "refused, full length", "whole", "partly", "anything"}, counts
+    assert counts["refused"] + counts["refused, full length"] > cases / 2
 
 
 @pytest.mark.parametrize("reader", ["PNG", "JPEG", "WEBP", "TIFF", "GIF"])
@@ -45,3 +47,19 @@ def test_what_is_wrong_is_noticed(fuzz: Any, monkeypatch: pytest.MonkeyPatch) ->
     assert fuzz.decode_case([sample], 0, 1) == "whole"
     another = fuzz.replace(sample, image=sample.image ^ 1)
     assert fuzz.decode_case([another], 0, 1) == "WRONG: another picture without a note"
+
+
+def test_results_go_on_where_they_were_stopped(fuzz: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    def outcomes(target: str, seed: int, first: int, end: int) -> Iterator[tuple[int, str]]:
+        asked.append((first, end))
+        return ((number, "read" if number % 2 else "WRONG: a reason") for number in range(first, end))
+
+    monkeypatch.setattr(fuzz, "outcomes", outcomes)
+    for cases in (10, 30, 30):
+        found = fuzz.run("PNG", 0, cases, tmp_path / "fuzz.json")
+    assert asked == [(0, 10), (10, 30), (30, 30)]
+    assert found["counts"] == {"WRONG": 15, "read": 15}
+    assert found["wrong"][1] == [2, "WRONG: a reason"]
+    assert fuzz.run("PNG", 1, 5, tmp_path / "fuzz.json")["cases"] == 5  # another seed starts anew

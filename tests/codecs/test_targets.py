@@ -114,6 +114,12 @@ def test_unreachable_targets_say_what_can_be_reached(tiny_prior: Path) -> None:
         encode_to(codec, IMAGE, bytes=10)
 
 
+def test_segments_of_uqdm_that_do_not_suffice_say_so(uqdm: Any) -> None:
+    best = psnr(uqdm.decode(encode_to(uqdm, IMAGE), segments=2), IMAGE)
+    with pytest.raises(CodecError, match=f"the first 2 segments give at most {best:.2f} dB"):
+        encode_to(uqdm, IMAGE, psnr=60.0, segments=2)
+
+
 @pytest.mark.parametrize(("options", "told"), [
     ({"psnr": 30.0, "bpp": 1.0}, "--bpp and --psnr exclude each other"),
     ({"quality": 30, "lossless": True}, "--lossless and --quality exclude each other"),

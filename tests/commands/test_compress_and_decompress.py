@@ -154,7 +154,7 @@ def test_bad_files(
     assert "cut" in text
     code, text = attempt(data[:200], *model)  # before the first checksum
     assert code == 1
-    assert "cut before its first checksum; --recover" in text
+    assert "cut before its first checksum, or damaged in its header; --recover" in text
     code, text = attempt(data[:200], "--recover", *model)
     assert code == 3
     assert "no checksum vouches" in text

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from diffpress.commands.batch import run_batch
 from diffpress.commands.compress import main as compress
 from diffpress.commands.decompress import main as decompress
 from diffpress.commands.manifest import Manifest, read_manifests
+from diffpress.commands.train import main as train
 from diffpress.data import read_image, save_image
-from helpers import EndsAtC, synthetic_photo
+from helpers import ROOT, EndsAtC, synthetic_photo
 
 NAMES = ("a.png", "b.png", "b.bmp", "deep/er/c.png", "deep/d.png")
 
@@ -57,6 +61,33 @@ def test_processes_and_shards_give_the_files_of_one_process(photos: Path, tiny_p
     }
     assert decompress(["two", "-o", "back", "--model", str(tiny_prior), "--device", "cpu", "--jobs", "1"]) == 0
     assert read_image("back/deep/er/c.png").shape == (3, 24, 33)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_lightning_gives_the_files_of_one_process(devices: int, tmp_path: Path, tiny_prior: Path) -> None:
+    """A folder by `train.py predict`, over processes, and by compress.py, whole and in shards."""
+    for number in range(5):
+        save_image(synthetic_photo(24, 30 + number, number), tmp_path / "photos" / f"{number}.png")
+    words = [str(tmp_path / "photos"), "--bpp", "2", "--model", str(tiny_prior), "--device", "cpu"]
+    assert compress([*words, "-o", str(tmp_path / "one"), "--jobs", "1"]) == 0
+    for shard in ("1/3", "2/3", "3/3"):
+        assert compress([*words, "-o", str(tmp_path / "shards"), "--shard", shard]) == 0
+    predict = [
+        "predict", "--model", "diffpress.lightning_modules.diffc.DiffCModule", "--data.test", str(tmp_path / "photos"),
+        "--model.model", str(tiny_prior), "--model.out", str(tmp_path / "predicted"), "--model.bpp", "2",
+        "--trainer.accelerator", "cpu", "--trainer.devices", str(devices), "--trainer.logger", "false",
+    ]  # fmt: skip
+    if devices == 1:
+        threads = torch.get_num_threads()
+        assert train(predict) == 0
+        assert torch.get_num_threads() == threads
+    else:
+        run = subprocess.run([sys.executable, str(ROOT / "train.py"), *predict], capture_output=True, text=True,
+                             cwd=tmp_path, check=False)  # fmt: skip
+        assert run.returncode == 0, run.stderr
+    assert set(files(tmp_path / "one")) == {f"{number}.dfc" for number in range(5)}
+    assert files(tmp_path / "predicted") == files(tmp_path / "one") == files(tmp_path / "shards")
 
 
 def test_resume_skips_what_is_done_and_redoes_what_is_not(

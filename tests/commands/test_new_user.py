@@ -89,11 +89,11 @@ def test_an_input_is_never_overwritten(here: Path, capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_explicit_options_go_before_the_configuration_file(here: Path, place: str) -> None:
-    (here / "c.yaml").write_text("bpp: 2\nquality: 7\nlocal_files_only: true\noutput_dir: files\nportable: false\n")
+    (here / "c.yaml").write_text("bpp: 2\nquality: 7\nlocal_files_only: true\noutput_dir: files\nlossless: false\n")
     words = ["--bpp", "1", "photo.png"]
     config = ["--config", "c.yaml"]
     given = parser().parse_args([*config, *words] if place == "before" else [*words, *config])
-    assert (given.bpp, given.quality, given.local_files_only, given.portable) == (1.0, 7, True, False)
+    assert (given.bpp, given.quality, given.local_files_only, given.lossless) == (1.0, 7, True, False)
     assert given.out == Path("files")
     assert given.images == ["photo.png"]
 

@@ -14,11 +14,9 @@ from diffpress.codecs import codec_names
 from diffpress.codecs.registry import MODEL_CODECS, codec_class
 from diffpress.codecs.targets import CODECS_WITH_TARGETS, encode_to
 from diffpress.commands import calibrate, cli_reference, compress, decompress
-from diffpress.commands.codec_options import DECODING, codec_options, loading_options
 from diffpress.commands.command_line import CommandLine
 from diffpress.commands.errors import UsageError
-from diffpress.commands.option import Option
-from diffpress.commands.signatures import codec_places
+from diffpress.commands.options import DECODING, Option, codec_options, codec_places, loading_options
 from diffpress.lightning_modules import LOADING
 from helpers import ROOT
 
@@ -94,7 +92,7 @@ def test_reference_page_is_what_the_code_says() -> None:
 
 
 @pytest.mark.parametrize("words", [["--help"], [], ["--nonsense"], ["photo.png", "--codec", "webp", "--bpp", "1"]])
-@pytest.mark.parametrize("command", ["compress", "decompress", "calibrate"])
+@pytest.mark.parametrize("command", ["compress", "decompress", "calibrate", "evaluate"])
 def test_help_and_wrong_words_do_not_import_pytorch(command: str, words: list[str]) -> None:
     if command != "compress" and len(words) > 1:
         words = [words[0], "--bpp", "1"]  # an option of the other command

@@ -13,9 +13,9 @@ from diffpress.codecs import CodecError
 from diffpress.commands.evaluate import main, parser
 from diffpress.data import ImageError
 from diffpress.evaluation.kept import plot_of_files
-from diffpress.evaluation.per_image import PerImage, write_per_image
+from diffpress.evaluation.per_image import MEAN, PerImage, write_per_image
 from diffpress.evaluation.points import parse_specs
-from diffpress.evaluation.published import read_curves
+from diffpress.evaluation.published import read_curves, read_published
 from diffpress.evaluation.report.colours import CODECS, colours
 from diffpress.lightning_modules import ModelError
 
@@ -114,14 +114,15 @@ def test_a_codec_has_its_colour_in_every_company() -> None:
 
 
 def test_reads_published_curves(reference: Path) -> None:
-    kodak = {curve.codec: curve for curve in read_curves(reference / "kodak_curves")}
+    files = sorted((reference / "kodak_curves").glob("*.json"))
+    kodak = {curve.codec: curve for file in files for curve in read_curves(file)}
     assert len(kodak) == 10
-    rate, quality = kodak["WebP (published)"].series("psnr-rgb")
+    rate, quality = kodak["WebP (published)"].series(MEAN, "psnr-rgb")
     assert (rate[0], quality[0]) == (0.23441908094618058, 28.328423711178047)
     assert "Pillow" in kodak["WebP (published)"].published
     small = {curve.codec: curve for curve in read_curves(reference / "uqdm_imagenet64_curves.yml")}
     assert "uqdm-d (published)" in small
-    assert len(small["bpg (published)"].series("psnr-rgb")[0]) == 6  # the seventh is infinite
+    assert len(small["bpg (published)"].series(MEAN, "psnr-rgb")[0]) == 6  # the seventh is infinite
 
 
 def test_wrong_files_are_explained(tmp_path: Path) -> None:
@@ -129,14 +130,10 @@ def test_wrong_files_are_explained(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text('{"name": "x", "results": {"psnr-rgb": [1]}}')
     (tmp_path / "c.yml").write_text("a: [")
     (tmp_path / "empty").mkdir()
-    for name, message in [
-        ("a.json", "no curves"),
-        ("b.json", "no list of bpp"),
-        ("c.yml", "neither"),
-        ("empty", "no ."),
-    ]:
+    wrong = {"a.json": "no curves", "b.json": "no list of bpp", "c.yml": "neither", "empty": "no .json"}
+    for name, message in wrong.items():
         with pytest.raises(ImageError, match=message):
-            read_curves(tmp_path / name)
+            read_published([tmp_path / name], "photos", ["a"])
 
 
 def test_options_of_a_codec_reach_its_model(tmp_path: Path) -> None:

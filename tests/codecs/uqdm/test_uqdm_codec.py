@@ -10,7 +10,7 @@ import torch
 
 from diffpress.codecs import CodecError, Stream, container, get_codec
 from diffpress.codecs.base import ModelMismatch
-from diffpress.codecs.uqdm.codec import PORTABLE, UQDMCodec
+from diffpress.codecs.uqdm.codec import DOUBLE, UQDMCodec
 from diffpress.codecs.uqdm.latents import DITHERS, MIN_STD_INDEX, STDS_PER_OCTAVE, UQDMChain
 from diffpress.codecs.uqdm.tables import PixelTables, step_index, step_table
 from diffpress.commands.compress import main as compress
@@ -139,7 +139,6 @@ codec = get_codec("uqdm", model=load_model(folder, device="cpu"))
 for file in files:
     image = codec.decode(container.read(open(file, "rb").read(), codec))
     torch.save(image, file + ".pt")
-    codec.portable = "True" in file
     open(file + ".two", "wb").write(container.write(codec.encode(image), codec))
 assert torch.get_num_threads() == 2
 """
@@ -149,29 +148,25 @@ def test_files_of_one_thread_decode_in_another_process_with_two_and_the_reverse(
     codec: UQDMCodec, folder: Path, tmp_path: Path
 ) -> None:
     image = picture(40, 600)  # 10 tiles: two batches
-    files = []
-    for portable in (False, True):
-        writer = UQDMCodec(codec.model, portable=portable)
-        files.append(tmp_path / f"{portable}.uqdm")
-        files[-1].write_bytes(container.write(writer.encode(image), writer))
-    subprocess.run([sys.executable, "-c", _OTHER_PROCESS, str(folder), *map(str, files)], check=True, cwd=ROOT)
-    for file in files:
-        assert torch.equal(torch.load(f"{file}.pt", weights_only=True), image)
-        other = Path(f"{file}.two").read_bytes()
-        assert other == file.read_bytes()
-        assert torch.equal(codec.decode(container.read(other, codec)), image)
+    file = tmp_path / "photo.uqdm"
+    file.write_bytes(container.write(codec.encode(image), codec))
+    subprocess.run([sys.executable, "-c", _OTHER_PROCESS, str(folder), str(file)], check=True, cwd=ROOT)
+    assert torch.equal(torch.load(f"{file}.pt", weights_only=True), image)
+    other = Path(f"{file}.two").read_bytes()
+    assert other == file.read_bytes()
+    assert torch.equal(codec.decode(container.read(other, codec)), image)
 
 
-def test_portable_prefixes_by_every_reconstruction_from_the_command_line(
+def test_prefixes_by_every_reconstruction_from_the_command_line(
     codec: UQDMCodec, folder: Path, tmp_path: Path
 ) -> None:
     image = picture(40, 72)
     save_image(image, tmp_path / "photo.png")
     model = ["--model", str(folder), "--device", "cpu"]
     file = tmp_path / "photo.uqdm"
-    assert compress([str(tmp_path / "photo.png"), "-o", str(file), "--codec", "uqdm", "--portable", *model]) == 0
+    assert compress([str(tmp_path / "photo.png"), "-o", str(file), "--codec", "uqdm", *model]) == 0
     stream = container.read(file.read_bytes(), codec)
-    assert stream.header.params == bytes([PORTABLE])
+    assert stream.header.params == bytes([DOUBLE])
     for reconstruction in METHODS:
         out = tmp_path / f"{reconstruction}.png"
         partial = ["--segments", "2", "--reconstruction", reconstruction]
@@ -214,9 +209,16 @@ def test_threads_do_not_change_the_stream(codec: UQDMCodec) -> None:
     assert one == two
 
 
-def test_portable_network_is_stable_against_rounding_errors(codec: UQDMCodec) -> None:
+def test_files_of_a_network_in_float32_are_still_read(codec: UQDMCodec) -> None:
+    image = picture(64, 72)
+    stream = codec._encode(image, codec.model.n_steps + 1, None, None, 1, double=False)
+    assert stream.header.params == b"\0"
+    assert torch.equal(codec.decode(stream), image)
+
+
+def test_network_is_stable_against_rounding_errors(codec: UQDMCodec) -> None:
     """Weights disturbed by 1e-13, far more than another order of float64 sums does, give the same integers."""
-    chains = [UQDMChain(codec.model, 2, portable=True) for _ in range(2)]
+    chains = [UQDMChain(codec.model, 2) for _ in range(2)]
     with torch.no_grad():
         for parameter in chains[1].model.network.parameters():
             parameter.mul_(1 + 1e-13 * torch.randn_like(parameter))
@@ -245,7 +247,7 @@ def test_arithmetic_that_differs_is_reported_with_its_segment(codec: UQDMCodec, 
     other = load_uqdm(folder)  # the same fingerprint, other results
     with torch.no_grad():
         other.network.conv_out[2].bias.add_(1e-3)
-    with pytest.raises(CodecError, match=r"segment 1 does not decode.*--portable"):
+    with pytest.raises(CodecError, match=r"segment 1 does not decode: "):
         UQDMCodec(other).decode(stream)
 
 

@@ -126,7 +126,7 @@ def test_no_sum_of_the_shipped_weights_can_overflow() -> None:
 def test_weights_whose_sums_could_overflow_are_refused() -> None:
     assert network(64).at(0.0).largest_sum() < SUM_LIMIT
     with pytest.raises(ModelError, match="2\\^24"):
-        network(2000)
+        network(2000).at(0.0)
 
 
 def test_other_networks_have_no_form_in_integers() -> None:

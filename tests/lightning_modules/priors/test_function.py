@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from diffpress import resource
 from diffpress.codecs import container, get_codec
 from diffpress.evaluation.metrics import psnr
 from diffpress.lightning_modules import ModelError, load_model
@@ -122,19 +123,37 @@ def shipped_as_function() -> tuple[Callable[[Tensor, float], Tensor], Any]:
     return denoise, prior
 
 
-def test_real_weights_as_a_function_make_the_shipped_priors_files(one_thread: None) -> None:
-    denoise, shipped = shipped_as_function()
-    ends = tuple(math.exp(-shipped.log_snr(t) / 2) / 2 for t in (0, 1000))
-    function = DenoiserFunction(denoise, ends, "shipped")
+TRAINED = """
+import math
+import torch
+from diffpress.lightning_modules import load_model
+from diffpress.lightning_modules.diffusion.gaussian import alpha_sigma
+
+prior = load_model("diffc-pixel-2-float", device="cpu")
+network, pyramid = prior.network, prior.pyramid
+sigma_range = tuple(math.exp(-prior.log_snr(t) / 2) / 2 for t in (0, 1000))  # of images in [0, 1]
+
+def estimate(network, z, log_snr):
+    return network(z, torch.full((len(z),), log_snr)).clamp(-1, 1)
+
+def denoise(y, sigma):
+    log_snr, trained = -2 * math.log(2 * sigma), network
+    z = float(alpha_sigma(log_snr)[0]) * (2 * y - 1)
+    return pyramid.estimate(lambda z, log_snr: estimate(trained, z, log_snr), z, log_snr) / 2 + 0.5
+"""
+
+
+def test_real_weights_as_a_function_make_the_shipped_priors_files(tmp_path: Path, one_thread: None) -> None:
+    (tmp_path / "trained.py").write_text(TRAINED)
     image, files, quality = synthetic_photo(64, 96), [], []
-    for prior in (shipped, function):
-        codec = get_codec("diffc", model=prior, schedule=str(shipped.folder / "calibration.json"), preset="fast",
-                          reconstruction="mse", water_filling=0.2)  # fmt: skip
-        stream = codec.encode(image, segments=5)
+    for model in ("diffc-pixel-2-float", f"{tmp_path}/trained.py:denoise"):
+        schedule = str(resource("checkpoints/diffc-pixel-2/calibration.json"))
+        codec = get_codec("diffc", model=load_model(model, device="cpu"), schedule=schedule, reconstruction="mse")
+        stream = codec.encode(image, segments=12)
         files.append(len(container.write(stream, codec)))
         quality.append(psnr(codec.decode(stream), image))
     assert files[1] == pytest.approx(files[0], rel=0.005)
-    assert quality[1] == pytest.approx(quality[0], abs=0.05)
+    assert quality[1] == pytest.approx(quality[0], abs=0.02)
 
 
 def test_above_its_range_a_denoiser_works_on_less_contrast_and_on_averages(one_thread: None) -> None:
@@ -216,6 +235,8 @@ def denoise(y, sigma):
     return network(255 * y) / 255
 def unknown(y, sigma, more):
     return y
+def weightless():
+    torch.load("absent.pt")
 """
 
 
@@ -231,6 +252,11 @@ def test_names(tmp_path: Path) -> None:
     assert [prior.blind for prior in priors] == [True, True, False] * 2
     assert priors[0].fingerprint == priors[1].fingerprint
     assert len({prior.fingerprint for prior in priors}) == 4
+    with pytest.raises(ModelError, match=r"weightless cannot be made here: .*No such file.*absent\.pt"):
+        load_model(f"{files[0]}:weightless", device="cpu")
+    files[0].write_text("import torch; network = torch.load('absent.pt')")
+    with pytest.raises(ModelError, match=r"0\.5\.py cannot be run: .*No such file.*absent\.pt"):
+        load_model(f"{files[0]}:network", device="cpu")
 
 
 @pytest.mark.parametrize(("name", "told"), [

@@ -93,7 +93,7 @@ def test_bad_model_folders_are_sentences(tmp_path: Path, content: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_changes_little_and_stays_outside(tiny_prior: Path, dtype: str) -> None:
-    """The network's layers round; z, the preconditioning and the estimate are float32 (and float64 when portable)."""
+    """The network's layers round; z, the preconditioning and the estimate are float32 (and float64 in the copy)."""
     whole, half = load_model(tiny_prior, device="cpu"), load_model(tiny_prior, device="cpu", dtype=dtype)
     for prior in (whole, half):
         torch.manual_seed(2)
@@ -106,8 +106,8 @@ def test_half_precision_changes_little_and_stays_outside(tiny_prior: Path, dtype
         noise = math.exp(-0.5 * half.log_snr(timestep))  # c_out, by which an error of the layers is multiplied
         spread = noise * SIGMA_DATA / math.hypot(noise, SIGMA_DATA)
         assert float((rounded - exact).abs().max()) < 0.05 * spread
-    portable = half.double().denoise(z.double(), 300)
-    torch.testing.assert_close(portable, whole.double().denoise(z.double(), 300))
+    twice = half.double().denoise(z.double(), 300)
+    torch.testing.assert_close(twice, whole.double().denoise(z.double(), 300))
 
 
 def test_too_little_memory_says_what_can_be_done(tiny_prior: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The shipped prior's files decode to the same pixels whatever the processor can do: lossy ones, lossless ones."""
+"""The shipped models' files decode alike whatever the processor can do: every codec, lossy and lossless."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import pytest
 import torch
 
 from diffpress.codecs import container
+from diffpress.codecs.bitsback.codec import BitsBack
 from diffpress.codecs.diffc.codec import DiffC
+from diffpress.codecs.uqdm.codec import UQDMCodec
 from diffpress.lightning_modules import load_model
 from diffpress.lightning_modules.diffusion.gaussian import posterior
 from helpers import ROOT, synthetic_photo
@@ -25,13 +27,11 @@ MACHINES = [("DEFAULT", None, "2"), ("AVX2", "avx2", "1"), ("SSE41", "default", 
 DECODE = """
 import hashlib, sys
 from pathlib import Path
-from diffpress.codecs import container
-from diffpress.codecs.diffc.codec import DiffC
+from diffpress.codecs import container, get_codec
 from diffpress.lightning_modules import load_model
-codec = DiffC(load_model("diffc-pixel-2", device="cpu"))
-for path in sys.argv[1:]:
-    data = Path(path).read_bytes()
-    image = codec.decode(container.read(data, codec))
+for path in map(Path, sys.argv[1:]):
+    codec = get_codec(path.stem, model=load_model("uqdm-photo" if path.stem == "uqdm" else "diffc-pixel-2", "cpu"))
+    image = codec.decode(container.read(path.read_bytes(), codec))
     print(hashlib.sha256(image.numpy().tobytes()).hexdigest())
 """
 
@@ -49,10 +49,17 @@ def digests(machine: tuple[str, str | None, str], files: list[Path]) -> list[str
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine[0])
 def test_every_machine_decodes_the_same(tmp_path: Path, machine: tuple[str, str | None, str]) -> None:
-    codec, image = DiffC(load_model("diffc-pixel-2", device="cpu")), synthetic_photo(48, 72)
+    prior, image = load_model("diffc-pixel-2", device="cpu"), synthetic_photo(48, 72)
+    diffc, bitsback = DiffC(prior), BitsBack(prior, preset="fast")
+    uqdm = UQDMCodec(load_model("uqdm-photo", device="cpu"))
     files, expected = [], []
-    for name, options in (("lossy", {"bpp": 2.0}), ("lossless", {"lossless": True, "segments": 3})):
-        stream = codec.encode(image, **options)  # type: ignore[arg-type]
+    for name, codec, stream in (
+        ("diffc.lossy", diffc, diffc.encode(image, bpp=2.0)),
+        ("diffc.lossless", diffc, diffc.encode(image, lossless=True, segments=3)),
+        ("bitsback.all", bitsback, bitsback.encode(image)),
+        ("uqdm.lossy", uqdm, uqdm.encode(image, segments=2)),
+        ("uqdm.all", uqdm, uqdm.encode(image)),
+    ):
         files.append(tmp_path / name)
         files[-1].write_bytes(container.write(stream, codec))
         expected.append(hashlib.sha256(codec.decode(stream).numpy().tobytes()).hexdigest())
