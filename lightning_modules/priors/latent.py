@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...data.tiling import crop, pad_to_multiple
 from ...kernels import upload
@@ -105,14 +105,15 @@ class LatentPrior(Prior):
 
     def _prepare(self, network: Any, compile: bool) -> Any:
         network.to(memory_format=torch.channels_last)
-        on_gpu = self.device.type == "cuda"
         if self.offload == "layers":
-            from diffusers.hooks import apply_group_offloading
-
-            with self._enough_memory():  # on a GPU from pinned memory, the next layer while one computes
-                apply_group_offloading(network, self.device, offload_type="leaf_level", use_stream=on_gpu)
-        # on a GPU as CUDA graphs, one for each size, because some hundred launches cost more than what they launch
-        return torch.compile(network, mode="reduce-overhead" if on_gpu else None) if compile else network
+            with self._enough_memory():
+                for module in network.modules():
+                    _fetch_for_calls(module, self.device)
+        if not compile:
+            return network
+        # CUDA graphs, one for each size: some hundred launches cost more than what they launch; weights must stay put
+        graphs = self.device.type == "cuda" and self.offload == "none"
+        return torch.compile(network, mode="reduce-overhead" if graphs else None)
 
     # ---- what a family of models adds -----------------------------------------------------------------------------
 
@@ -219,6 +220,29 @@ class LatentPrior(Prior):
     def _enough_memory(self) -> AbstractContextManager[None]:
         """Running out of memory becomes a ModelError that says what can be done."""
         return enough_memory(self.device, "--dtype bfloat16, --offload model or layers, or --tile 512 need less")
+
+
+def _fetch_for_calls(module: nn.Module, device: torch.device) -> None:
+    """Keep the module's own parameters and buffers in main memory, but on `device` while its forward runs.
+
+    For a GPU they wait in pinned memory: from there a copy runs at the full speed of the bus and beside the host.
+    """
+    tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    homes = [tensor.data.pin_memory() if device.type == "cuda" else tensor.data for tensor in tensors]
+    for tensor, home in zip(tensors, homes, strict=True):
+        tensor.data = home  # what it was before is freed
+
+    def fetch(*_: Any) -> None:
+        for tensor, home in zip(tensors, homes, strict=True):
+            tensor.data = home.to(device, non_blocking=True)
+
+    def put_back(*_: Any) -> None:
+        for tensor, home in zip(tensors, homes, strict=True):
+            tensor.data = home
+
+    if tensors:
+        module.register_forward_pre_hook(fetch)
+        module.register_forward_hook(put_back, always_call=True)
 
 
 def as_dtype(name: str | torch.dtype | None, default: torch.dtype) -> torch.dtype:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffpress.lightning_modules import ModelError, load_model
 from diffpress.lightning_modules.diffusion.gaussian import alpha_sigma, diffuse
+from diffpress.lightning_modules.priors import latent
 from diffpress.lightning_modules.priors.interface import Prior
 from diffpress.lightning_modules.priors.stable_diffusion import StableDiffusionPrior
 
@@ -369,11 +370,24 @@ def test_times_stay_float32(folders: dict[str, Path], monkeypatch: pytest.Monkey
     assert float(times[0][0]) == pytest.approx(777, abs=1e-3)
 
 
-def test_layers_that_take_turns_are_fetched_ahead_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copies from pageable memory, or made when a layer needs them, would hold the host and the GPU up."""
-    asked: dict[str, Any] = {}
+def test_layers_that_take_turns_wait_in_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies from pageable memory are slow and hold the host up."""
+    pinned: list[int] = []
+
+    def pin(tensor: Tensor) -> Tensor:
+        copied = tensor.clone()
+        pinned.append(copied.data_ptr())
+        return copied
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    layer = torch.nn.Linear(3, 4)
+    latent._fetch_for_calls(layer, torch.device("cuda"))
+    assert [layer.weight.data_ptr(), layer.bias.data_ptr()] == pinned
+
+
+def test_compiled_networks_are_cuda_graphs_on_a_gpu_where_their_weights_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda network, mode: mode)
     prior = object.__new__(StableDiffusionPrior)
-    prior.device, prior.offload = torch.device("cuda"), "layers"
-    monkeypatch.setattr("diffusers.hooks.apply_group_offloading", lambda *given, **how: asked.update(how, on=given[1]))
-    prior._prepare(torch.nn.Linear(3, 4), False)
-    assert asked == {"on": torch.device("cuda"), "offload_type": "leaf_level", "use_stream": True}
+    for device, offload, mode in (("cuda", "none", "reduce-overhead"), ("cuda", "model", None), ("cpu", "none", None)):
+        prior.device, prior.offload = torch.device(device), offload  # type: ignore[assignment]
+        assert prior._prepare(torch.nn.Linear(3, 4), True) == mode
