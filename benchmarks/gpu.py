@@ -12,7 +12,6 @@ every part that could run succeeded, 1 if one failed or there is no device.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import platform
@@ -39,6 +38,10 @@ from diffpress.evaluation.watch import Watch
 ROOT = Path(__file__).resolve().parents[1]
 Row = dict[str, Any]
 KODAK = (512, 768)  # height and width
+PHOTO_MODELS: list[tuple[str | Path, dict[str, str]]] = [
+    ("diffc-pixel-2", {}), ("diffc-pixel", {"dtype": "float32"}), ("diffc-pixel", {"dtype": "bfloat16"})
+]  # fmt: skip
+ESTIMATES = 10  # of the integer denoiser
 BATCH, CROP, STEPS = 64, 128, 20  # of the training
 TAIL = 4000  # characters of a part's output that are kept
 INTRODUCTION = """# On a GPU
@@ -79,19 +82,21 @@ class Outcome:
 PYTEST = (sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider")
 KERNELS = "tests/kernels/test_cuda.py"
 PARTS = {
-    "versions": Part("what is installed, and whether the kernels compile", 30),
-    "tests": Part("tests that need a GPU", 90, PYTEST),
-    "memcheck": Part("kernels under compute-sanitizer", 60, ("compute-sanitizer", "--tool", "memcheck",
+    "versions": Part("what is installed, and whether the kernels compile", 20),
+    "doctor": Part("whether a file is written and read", 20, (sys.executable, "-m", "diffpress.doctor")),
+    "tests": Part("tests that need a GPU", 85, PYTEST),
+    "memcheck": Part("kernels under compute-sanitizer", 55, ("compute-sanitizer", "--tool", "memcheck",
                      "--error-exitcode", "1", *PYTEST, KERNELS), "compute-sanitizer"),
-    "racecheck": Part("races of shared memory", 60, ("compute-sanitizer", "--tool", "racecheck",
+    "racecheck": Part("races of shared memory", 50, ("compute-sanitizer", "--tool", "racecheck",
                       "--error-exitcode", "1", *PYTEST, KERNELS), "compute-sanitizer"),
     "files": Part("files written on the CPU decoded on the GPU and the reverse", 60),
-    "coders": Part("a reverse-channel step beside the paper's listing", 50),
-    "diffc": Part("DiffC over the full architecture of SD 1.5 with random weights", 115, (
+    "coders": Part("a reverse-channel step beside the paper's listing", 45),
+    "diffc": Part("DiffC over the full architecture of SD 1.5 with random weights", 105, (
         sys.executable, "-u", "benchmarks/diffc_latent.py", "--full", "true", "--device", "cuda", "--height", "512",
         "--width", "768", "--output", "RESULTS")),
-    "photo": Part("the shipped prior on a 768 x 512 photo", 40),
-    "training": Part("training of the denoiser", 35),
+    "photo": Part("the shipped priors on a 768 x 512 photo", 40),
+    "integers": Part("an estimate of the integer denoiser for such a photo, and whether it is the CPU's", 30),
+    "training": Part("training of the denoiser", 30),
 }  # fmt: skip
 
 
@@ -125,33 +130,33 @@ def files(device: str, only: Sequence[str] = ()) -> list[Row]:
     """Largest difference in grey levels between what CPU and `device` decode, for files that either of them wrote.
 
     only  names of files in tests/golden; () for all
-    A lossless file of DiffC that the other device cannot restore must be refused, not decoded to something else.
+    A lossless file that needs the writer's machine may be refused on the other device, never decoded to other pixels.
     """
+    from golden_files import CLOSE, FILES, GOLDEN, Golden
+
     from diffpress.codecs import CodecError, container
     from diffpress.data import read_image
 
-    module = importlib.util.spec_from_file_location("golden", ROOT / "tests" / "codecs" / "test_golden.py")
-    assert module is not None
-    assert module.loader is not None
-    golden = importlib.util.module_from_spec(module)
-    sys.modules["golden"] = golden  # dataclasses look their module up
-    module.loader.exec_module(golden)
+    kinds: dict[str, Golden] = {}
+    for entry in FILES:  # those of earlier versions of the format are written alike
+        kinds.setdefault(str((entry.codec, entry.model, entry.options, entry.request)), entry)
     rows = []
-    for entry in (entry for entry in golden.FILES if not only or entry.file in only):
+    for entry in (entry for entry in kinds.values() if not only or entry.file in only):
+        same_machine = entry.exact and not entry.options.get("portable") and "diffc-pixel-2" not in entry.model
         codecs = []
         for where in ("cpu", device):
             with tempfile.TemporaryDirectory() as folder:
                 codecs.append(entry.build(Path(folder), where))
-        image = read_image(golden.GOLDEN / entry.photo)
+        image = read_image(GOLDEN / entry.photo)
         for written, writer in zip(("cpu", device), codecs, strict=True):
             data = container.write(writer.encode(image, **entry.request), writer)
             row: Row = {"file": entry.file, "written on": written}
             try:
                 pictures = [codec.decode(container.read(data, codec)).cpu().int() for codec in codecs]
                 row["largest difference"] = int((pictures[0] - pictures[1]).abs().max())
-                row["good"] = row["largest difference"] <= (0 if entry.exact else golden.CLOSE)
+                row["good"] = row["largest difference"] <= (0 if entry.exact else CLOSE)
             except CodecError as error:
-                row["refused"], row["good"] = str(error), entry.exact
+                row["refused"], row["good"] = str(error), same_machine
             rows.append(row)
     return rows
 
@@ -167,21 +172,42 @@ def coders(device: str) -> list[Row]:
 
 
 def photo(device: str) -> list[Row]:
-    """Seconds and GiB of the shipped prior, encoding and decoding apart, the second time each, and peak memory."""
+    """Seconds and MiB of the shipped priors, encoding and decoding apart, the second time each."""
     from diffpress.codecs import get_codec
     from diffpress.lightning_modules import load_model
     from helpers import synthetic_photo
 
     image, rows = synthetic_photo(*KODAK), []
-    for dtype in ("float32", "bfloat16"):
-        codec = get_codec("diffc", model=load_model("diffc-pixel", device=device, dtype=dtype))
+    for model, options in PHOTO_MODELS:
+        codec = get_codec("diffc", model=load_model(model, device=device, **options))
         codec.decode(codec.encode(image, bpp=0.5))  # tables and kernels are built once
         with Watch() as encoding:
             stream = codec.encode(image, bpp=0.5)
         with Watch() as decoding:
             codec.decode(stream)
-        rows.append({"dtype": dtype, "bpp": 0.5, "encode s": encoding.seconds, "decode s": decoding.seconds,
+        rows.append({"model": str(model), "dtype": options.get("dtype", "int8"), "bpp": 0.5,
+                     "encode s": encoding.seconds, "decode s": decoding.seconds,
                      "encode peak MiB": encoding.peak_mib, "decode peak MiB": decoding.peak_mib})
+    return rows
+
+
+def integers(device: str) -> list[Row]:
+    """Milliseconds of an estimate by every engine that runs on the device; all must give what the CPU gives."""
+    from diffpress.lightning_modules import load_model
+    from diffpress.lightning_modules.networks.integer_denoiser import FloatEngine
+    from diffpress.lightning_modules.networks.integer_matmul import MatmulEngine
+
+    network, rows = load_model("diffc-pixel-2", device="cpu").integers, []
+    z = torch.randn(1, 3, *KODAK, generator=torch.Generator().manual_seed(0))
+    expected, z = network(z, 1.0), z.to(device)
+    for engine in (MatmulEngine(torch.device(device)), FloatEngine()):
+        network.engine = engine
+        network(z, 1.0)
+        with Watch() as watch:
+            for _ in range(ESTIMATES):
+                estimate = network(z, 1.0)
+        rows.append({"engine": engine.name, "ms": 1000 * watch.seconds / ESTIMATES, "peak MiB": watch.peak_mib,
+                     "good": torch.equal(estimate.cpu(), expected)})
     return rows
 
 
@@ -216,7 +242,7 @@ def _training(device: str, dtype: torch.dtype) -> Row:
 
 
 FUNCTIONS: dict[str, Callable[[str], list[Row]]] = {
-    "versions": versions, "files": files, "coders": coders, "photo": photo, "training": training,
+    "versions": versions, "files": files, "coders": coders, "photo": photo, "integers": integers, "training": training,
 }  # called with the device's name
 
 

@@ -6,8 +6,10 @@ counted; and `x / number` is x times the rounded reciprocal, as PyTorch's CUDA k
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+import diffpress
+
 GPU = torch.device("cuda", 0)
+OURS = str(Path(diffpress.__file__).parent)
 aten = torch.ops.aten
 # results of these have a size, or are numbers, that only the data say
 WAITS = {
@@ -51,7 +56,7 @@ class OnGpu(Tensor):
 class PretendedGpu(TorchDispatchMode):
     """Runs operations on OnGpu tensors.
 
-    waits  names of the operations for which a host would have waited
+    waits  "file:function" of the code for whose operations a host would have waited
     """
 
     def __init__(self) -> None:
@@ -73,7 +78,7 @@ class PretendedGpu(TorchDispatchMode):
         if given and name not in CROSSES and any(x.ndim and not isinstance(x, OnGpu) for x in tensors):
             raise RuntimeError(f"{func}: tensors on different devices")
         if self._waits(name, tensors, len(given), on_gpu, kwargs):
-            self.waits.append(str(name))
+            self.waits.append(_place())
         real_args, real_kwargs = tree_map(lambda x: x.stored if isinstance(x, OnGpu) else x, (args, kwargs))
         if "device" in kwargs:
             real_kwargs["device"] = torch.device("cpu")
@@ -100,6 +105,14 @@ class PretendedGpu(TorchDispatchMode):
         indexes = name in (aten.index, aten.index_put, aten.index_put_)
         by_mask = indexes and any(x.dtype == torch.bool for x in tensors[1:])
         return name in WAITS or by_mask or (name == aten.repeat_interleave and kwargs.get("output_size") is None)
+
+
+def _place() -> str:
+    """The innermost function of the product that is running, else the outermost of all."""
+    frame = sys._getframe(1)
+    while frame.f_back and not frame.f_code.co_filename.startswith(OURS):
+        frame = frame.f_back
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_code.co_name}"
 
 
 @contextmanager

@@ -105,9 +105,7 @@ class ReverseChannelCoder(abc.ABC):
         """`encode` for several steps, images or coded groups; lists of equal length."""
         _check_lengths(mus, bits, keys)
         tensors = as_tensors(mus)
-        steps = [
-            SharedStep.of(len(mu), *numbers, mu.device) for mu, *numbers in zip(tensors, bits, keys, strict=True)
-        ]
+        steps = [SharedStep.of(len(mu), kl, key, mu.device) for mu, kl, key in zip(tensors, bits, keys, strict=True)]
         coded = self._encode_many(tensors, steps)
         return [(payload, _as_kind(sample, mu)) for (payload, sample), mu in zip(coded, mus, strict=True)]
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, Self
 
 import numpy as np
@@ -88,18 +89,22 @@ class TrellisCoder(base.ReverseChannelCoder):
     def _run(self, searches: Sequence[_Search]) -> None:
         """Find the paths of these searches: trellises of one shape in one call, in which a GPU searches side by side.
 
-        The host waits for a GPU once per call, for the symbols of all paths.
+        The host waits for a GPU once, for the symbols of all paths.
         """
-        for shape in {one.shape for one in searches}:
-            alike = [one for one in searches if one.shape == shape]
-            stages = np.concatenate([one.group.stages for one in alike])
+        if not searches:
+            return
+        searches = sorted(searches, key=lambda one: one.shape)
+        found: list[Tensor] = []
+        for shape, same in groupby(searches, key=lambda one: one.shape):
+            alike = list(same)
             scores = alike[0].scores if len(alike) == 1 else torch.cat([one.scores for one in alike])
-            found, _ = alike[0].codebook.backend.trellis_search(scores, torch.from_numpy(stages), *shape)
-            symbols, first = found.cpu().numpy(), 0
-            for one in alike:
-                last = first + len(one.scores)
-                one.take(symbols[first:last], self)
-                first = last
+            stages = torch.from_numpy(np.concatenate([one.group.stages for one in alike]))
+            found.append(alike[0].codebook.backend.trellis_search(scores, stages, *shape)[0])
+        symbols, first = torch.cat(found).cpu().numpy(), 0
+        for one in searches:
+            last = first + len(one.scores)
+            one.take(symbols[first:last], self)
+            first = last
 
     def _decode(self, payload: base.Buffer, step: base.SharedStep) -> Tensor:
         coded = self._format(step.size, step.bits, step.key)

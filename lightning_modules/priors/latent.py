@@ -109,7 +109,11 @@ class LatentPrior(Prior):
             with self._enough_memory():
                 for module in network.modules():
                     _fetch_for_calls(module, self.device)
-        return torch.compile(network) if compile else network
+        if not compile:
+            return network
+        # CUDA graphs, one for each size: some hundred launches cost more than what they launch; weights must stay put
+        graphs = self.device.type == "cuda" and self.offload == "none"
+        return torch.compile(network, mode="reduce-overhead" if graphs else None)
 
     # ---- what a family of models adds -----------------------------------------------------------------------------
 

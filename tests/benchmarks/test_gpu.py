@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 import sys
 from typing import Any
 
 import pytest
 import torch
+from golden_files import GOLDEN
 
 from helpers import ROOT
 
@@ -29,9 +29,12 @@ def gpu() -> Any:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_device_it_says_so_in_one_line() -> None:
-    done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (1, "there is no CUDA device, so nothing was run\n", "")
+def test_without_a_device_it_says_so_in_one_line(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT)])
+    assert gpu.main() == 1
+    assert capsys.readouterr() == ("there is no CUDA device, so nothing was run\n", "")
 
 
 def test_limits_add_up_to_nine_minutes(gpu: Any) -> None:
@@ -64,18 +67,19 @@ def test_a_part_passes_fails_is_stopped_or_skipped(gpu: Any, monkeypatch: pytest
 
 
 def test_parts_run_on_the_cpu(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU in place of the GPU, and small sizes: every part gives its figures."""
-    monkeypatch.setattr(gpu, "KODAK", (32, 48))
-    for name, value in (("BATCH", 2), ("CROP", 32), ("STEPS", 1)):
+    """The CPU in place of the GPU, small sizes and a small model: every part gives its figures."""
+    monkeypatch.setattr(gpu, "KODAK", (16, 24))
+    monkeypatch.setattr(gpu, "PHOTO_MODELS", [(GOLDEN / "diffc-model", {"dtype": t}) for t in ("float32", "bfloat16")])
+    for name, value in (("BATCH", 2), ("CROP", 32), ("STEPS", 1), ("ESTIMATES", 1)):
         monkeypatch.setattr(gpu, name, value)
-    names = ["lossless.dfc", "prefix.uqdm"]
-    exchanged = gpu.files("cpu", names)
-    assert [(row["file"], row["good"], row["largest difference"]) for row in exchanged] == [
-        (name, True, 0) for name in sorted(names, key=[row["file"] for row in exchanged].index) for _ in range(2)
-    ]
+    exchanged = gpu.files("cpu", ["lossless.dfc"])
+    assert [(row["good"], row["largest difference"]) for row in exchanged] == [(True, 0)] * 2
     for rows, speeds in ((gpu.photo("cpu"), ("encode s", "decode s")), (gpu.training("cpu"), ("images/s",))):
         assert [row["dtype"] for row in rows] == ["float32", "bfloat16"]
         assert all(row[speed] > 0 for row in rows for speed in speeds)
+    engines = gpu.integers("cpu")
+    assert [row["engine"] for row in engines] == ["int8 products", "float32"]
+    assert all(row["good"] and row["ms"] > 0 for row in engines)
 
 
 def test_the_page_is_empty_until_something_has_run(gpu: Any) -> None:

@@ -1,237 +1,108 @@
-"""The CuPy kernels: run as C++ where there is a compiler, on a GPU where there is one.
+"""The CuPy kernels and their launches: run by an emulator where there is a compiler, on a GPU where there is one.
 
-The C++ run puts the very .cu source behind a shim that runs the threads of a block one after the other, each up to its
-next barrier, in either order: where two threads touch the same memory between two barriers, one of the orders computes
-something else.  It checks the logic, the GPU tests (marker gpu) check the rest.  What needs neither:
+The emulator checks the logic, the arguments and the barriers, the GPU tests (marker gpu) the rest.  What needs neither:
 test_cuda_compile.py, test_launch.py and test_backends.py.
 """
 
-import ctypes
-import shutil
-import subprocess
+import contextlib
+import sys
+import types
 
 import numpy as np
 import pytest
 import torch
+from cuda_emulator import EmulatedCupy, without_barrier
 
-from diffpress.kernels import get_backend
-from diffpress.kernels.backend import normal_table
-from diffpress.kernels.cuda import source
-from diffpress.kernels.viterbi import decision_bytes, label_steps, max_score, search_reference
+from diffpress.kernels import cuda, get_backend
+from diffpress.kernels.cuda import CudaBackend, source
+from diffpress.kernels.viterbi import max_score, search_reference
 
-SHIM = """
-#include <algorithm>
-#include <cstring>
-#include <functional>
-#include <ucontext.h>
-#include <vector>
-#define __device__
-#define __launch_bounds__(threads)
-#define __global__
-#define __forceinline__ inline
-#define __restrict__
-#define __shared__ static
-struct Dim { long long x, y; };
-struct Fiber { ucontext_t context; std::vector<char> stack; bool done; };
-static Dim threadIdx, blockIdx, blockDim, gridDim;
-static std::vector<Fiber> block;
-static std::function<void()> body;
-static ucontext_t scheduler;
-static int running, backwards;
-static float lanes[1024];
-extern "C" void set_order(int last_thread_first) { backwards = last_thread_first; }
-static void __syncthreads() { swapcontext(&block[running].context, &scheduler); }
-static void run_fiber() { body(); block[running].done = true; }
-static float __int_as_float(unsigned i) { float f; std::memcpy(&f, &i, 4); return f; }
-static float __shfl_xor_sync(unsigned, float v, int step) {  // one warp per block: all threads take part
-    lanes[threadIdx.x] = v; __syncthreads();
-    float other = lanes[threadIdx.x ^ step]; __syncthreads();
-    return other;
-}
-static long long min(long long a, long long b) { return std::min(a, b); }
-static int max(int a, int b) { return std::max(a, b); }
-template <class F> void launch(int gx, int gy, int threads, F kernel) {
-    blockDim = {threads, 1}; gridDim = {gx, gy}; body = kernel;
-    for (int y = 0; y < gy; ++y) for (int x = 0; x < gx; ++x) {
-        blockIdx = {x, y};
-        block = std::vector<Fiber>(threads);
-        for (Fiber& fiber : block) {
-            getcontext(&fiber.context);
-            fiber.stack.resize(1 << 16);
-            fiber.context.uc_stack.ss_sp = fiber.stack.data();
-            fiber.context.uc_stack.ss_size = fiber.stack.size();
-            fiber.context.uc_link = &scheduler;
-            makecontext(&fiber.context, run_fiber, 0);
-        }
-        for (bool alive = true; alive;) {
-            alive = false;
-            for (int n = 0; n < threads; ++n) {  // each up to its next barrier
-                running = backwards ? threads - 1 - n : n;
-                if (block[running].done) continue;
-                threadIdx = {running, 0};
-                swapcontext(&scheduler, &block[running].context);
-                alive |= !block[running].done;
-            }
-        }
-    }
-}
-"""
-ENTRY = """
-extern "C" void run_words(const long long* c, long long n, u64 key, u64 stream, long long* out) {
-    launch((n + 3) / 4, 1, 4, [=] { random_words(c, n, key, stream, out); });
-}
-extern "C" void run_normals(const long long* rows, long long n, long long width, long long per_row, long long pitch,
-                            u64 key, u64 stream, const float* table, float* out) {
-    launch((n * per_row + 3) / 4, 1, 4, [=] { normal_rows(rows, n, width, per_row, pitch, key, stream, table, out); });
-}
-extern "C" void run_signs(const long long* rows, long long n, long long width, long long per_row, u64 key, u64 stream,
-                          float* out) {
-    launch(n * per_row, 1, 32, [=] { sign_rows(rows, n, width, per_row, key, stream, out); });
-}
-"""
-ENTRY_PFR = """
-extern "C" void run_pfr(const float* mu, long long n, long long width, u64 key, u64 stream, long long first,
-                        long long count, const float* times, float energy, long long tile, const float* table,
-                        float* best, long long* index) {
-    launch(n, (count + tile - 1) / tile, 32, [=] {
-        fused_pfr(mu, n, width, key, stream, first, count, times, energy, tile, table, best, index); });
-}
-"""
-ENTRY_TRELLIS = """
-extern "C" void run_trellis(const short* scores, const long long* starts, long long T, int log_labels, int by_symbol,
-                            int by_top, int L, int flush, int in_shared, short* spare, Choices* decisions,
-                            unsigned char* symbols, long long* total) {
-    launch(T, 1, 8, [=] { trellis_search(scores, starts, log_labels, by_symbol, by_top, L, flush, in_shared, spare,
-                                         decisions, symbols, total); });
-}
-"""
-
-
-def without_barrier(text, number):
-    """The trellis search without one of its barriers."""
-    parts = text.split("__syncthreads();")
-    assert len(parts) == 7
-    return "__syncthreads();".join(parts[: number + 1]) + ";" + "__syncthreads();".join(parts[number + 1 :])
+CPU = get_backend("cpu")
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """Every .cu compiled behind the shim: the trellis as "1", "2" and "4" for each k, "2_0" to "2_5" less a barrier."""
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        pytest.skip("needs a C++20 compiler")
-    text = source("trellis.cu").removeprefix(source("philox.cu"))
-    text = text.replace("extern __shared__ short shared_metrics[];", "static short shared_metrics[65536];")
-    versions = {str(k): text for k in (1, 2, 4)} | {f"2_{n}": without_barrier(text, n) for n in range(6)}
-    parts = [SHIM, source("pfr.cu"), ENTRY, ENTRY_PFR]
-    for version, trellis in versions.items():
-        trellis += ENTRY_TRELLIS
-        for name in ("trellis_search", "run_trellis", "turned", "Choices"):
-            trellis = trellis.replace(name, f"{name}_{version}")
-        parts.append(f"#undef K\n#undef SYMBOLS\n#undef UNREACHED\n#define K {version[0]}\n{trellis}")
-    path = tmp_path_factory.mktemp("cuda_as_cpp") / "all.cpp"
-    path.write_text("".join(parts))
-    command = [compiler, "-std=c++20", "-O0", "-ffp-contract=off", "-shared", "-fPIC", "-w"]
-    subprocess.run([*command, str(path), "-o", str(path.with_suffix(".so"))], check=True)
-    return ctypes.CDLL(str(path.with_suffix(".so")))
+def emulated(tmp_path_factory):
+    """Every kernel: the trellis for each k, and for k = 2 also without each of its six barriers ("2_0" to "2_5")."""
+    common = source("philox.cu")
+    trellis = source("trellis.cu").removeprefix(common)
+    assert trellis.count("__syncthreads();") == 6
+    versions = {str(k): trellis for k in (1, 2, 4)} | {f"2_{n}": without_barrier(trellis, n) for n in range(6)}
+    return EmulatedCupy(tmp_path_factory.mktemp("emulator"), {"": source("pfr.cu"), **versions})
 
 
 @pytest.fixture(params=["first thread first", "last thread first"])
-def library(built, request):
-    built.set_order(int(request.param == "last thread first"))
-    return built
+def backend(emulated, monkeypatch, request):
+    """The CUDA backend over the emulator, its tensors in main memory."""
+    monkeypatch.setitem(sys.modules, "cupy", emulated)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: types.SimpleNamespace(cuda_stream=0))
+    emulated.library.set_order(int(request.param == "last thread first"))
+    cuda._kernel.cache_clear()
+    made = object.__new__(CudaBackend)
+    made.device, made._cupy, made._shared_limit = torch.device("cpu"), emulated, 227 << 10
+    yield made
+    cuda._kernel.cache_clear()
 
 
-def pointer(array):
-    assert array.flags.c_contiguous
-    return ctypes.c_void_p(array.ctypes.data)
+def test_randomness_equals_the_cpus(backend):
+    key, stream, rows = 0x0123456789ABCDEF, 3 << 33, torch.tensor([0, 1, 5, (7 << 32) + 9, 77])
+    assert torch.equal(backend.random_words(key, stream, rows), CPU.random_words(key, stream, rows))
+    for columns, pitch in ((37, 64), (8, None), (1, None)):
+        expected = CPU.normal_rows(key, stream, rows, columns, pitch)
+        assert torch.equal(backend.normal_rows(key, stream, rows, columns, pitch), expected)
+    for columns in (1, 128, 333):
+        assert torch.equal(backend.sign_rows(key, stream, rows, columns), CPU.sign_rows(key, stream, rows, columns))
 
 
-def wide(value):
-    return ctypes.c_uint64(value)
+def test_fused_pfr_equals_the_cpus(backend):
+    rng = np.random.default_rng(4)
+    mu, times = torch.from_numpy(rng.standard_normal((2, 43)).astype(np.float32)), torch.linspace(-2, 2, 300)
+    best, index = backend.fused_pfr(mu, 8, 9, 500, 300, times, 0.1)
+    expected, where = CPU.fused_pfr(mu, 8, 9, 500, 300, times, 0.1)
+    assert torch.allclose(best, expected, atol=1e-4)
+    assert torch.equal(index, where)
 
 
-def test_randomness_source_equals_cpu(library):
-    cpu = get_backend("cpu")
-    key, stream, table = 0x0123456789ABCDEF, 3 << 33, normal_table().copy()
-    counters = np.array([0, 1, 5, (7 << 32) + 9, 77])
-    words = np.zeros((5, 4), np.int64)
-    library.run_words(pointer(counters), wide(5), wide(key), wide(stream), pointer(words))
-    assert np.array_equal(words, cpu.random_words(key, stream, torch.from_numpy(counters)).numpy())
-    out = np.zeros((5, 37), np.float32)
-    shape = [wide(x) for x in (5, 37, 5, 64)]
-    library.run_normals(pointer(counters), *shape, wide(key), wide(stream), pointer(table), pointer(out))
-    assert np.array_equal(out, cpu.normal_rows(key, stream, torch.from_numpy(counters), 37, 64).numpy())
-    out = np.zeros((5, 133), np.float32)
-    library.run_signs(pointer(counters), wide(5), wide(133), wide(2), wide(key), wide(stream), pointer(out))
-    assert np.array_equal(out, cpu.sign_rows(key, stream, torch.from_numpy(counters), 133).numpy())
-
-
-def test_fused_pfr_source_equals_cpu(library):
-    cpu = get_backend("cpu")
-    rng, table = np.random.default_rng(4), normal_table().copy()
-    mu, times = rng.standard_normal((2, 43)).astype(np.float32), np.linspace(-2, 2, 24, dtype=np.float32)
-    best, index = np.zeros((2, 3), np.float32), np.zeros((2, 3), np.int64)
-    library.run_pfr(
-        pointer(mu), *[wide(x) for x in (2, 43, 8, 9, 500, 24)], pointer(times), ctypes.c_float(0.1), wide(10),
-        pointer(table), pointer(best), pointer(index),
-    )  # fmt: skip
-    expected, where = cpu.fused_pfr(torch.from_numpy(mu), 8, 9, 500, 24, torch.from_numpy(times), 0.1)
-    assert best.max(1) == pytest.approx(expected.numpy(), abs=1e-4)
-    assert [index[c, best[c].argmax()] for c in range(2)] == where.tolist()
-
-
-def search(library, scores, lengths, length, k, flush, in_shared, version=None):
-    """Symbols and sums by the kernel's source, eight threads a block."""
-    count, labels = scores.shape
-    symbols, total = np.zeros(count, np.uint8), np.zeros(len(lengths), np.int64)
-    spare = np.zeros((len(lengths), 1 << length), np.int16)
-    decisions = np.zeros((count, decision_bytes(length, k)), np.uint8)
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    getattr(library, f"run_trellis_{version or k}")(
-        pointer(scores), pointer(starts), wide(len(lengths)), labels.bit_length() - 1, *label_steps(labels, k), length,
-        flush, in_shared, pointer(spare), pointer(decisions), pointer(symbols), pointer(total),
-    )  # fmt: skip
-    return symbols, total
-
-
-@pytest.mark.parametrize("in_shared", [0, 1])
+@pytest.mark.parametrize("shared_limit", [0, 227 << 10])
 @pytest.mark.parametrize(("length", "k", "flush"), [(6, 2, 3), (4, 1, 0), (10, 2, 1), (8, 4, 1), (2, 2, 0), (12, 2, 4)])
-def test_trellis_source_equals_cpu(library, length, k, flush, in_shared):
-    rng, lengths = np.random.default_rng(5), np.array([9, 1, 6])
-    scores = rng.integers(-9, 10, (16, 16)).astype(np.int16)  # few values, so that ties occur
-    symbols, total = search(library, scores, lengths, length, k, flush, in_shared)
-    path, best = get_backend("cpu").trellis_search(*map(torch.from_numpy, (scores, lengths)), length, k, flush)
-    assert np.array_equal(symbols, path.numpy())
-    assert np.array_equal(total, best.numpy())
+def test_trellis_equals_the_cpus(backend, length, k, flush, shared_limit):
+    backend._shared_limit = shared_limit
+    rng, lengths = np.random.default_rng(5), torch.tensor([9, 1, 6])
+    scores = torch.from_numpy(rng.integers(-9, 10, (16, 16)).astype(np.int16))  # few values, so that ties occur
+    path, total = backend.trellis_search(scores, lengths, length, k, flush)
+    expected, best = CPU.trellis_search(scores, lengths, length, k, flush)
+    assert torch.equal(path, expected)
+    assert torch.equal(total, best)
 
 
 @pytest.mark.parametrize(("length", "k"), [(4, 2), (8, 2), (6, 1)])
-def test_long_paths_at_the_largest_scores_do_not_overflow(built, length, k):
+def test_long_paths_at_the_largest_scores_do_not_overflow(backend, length, k):
     """16-bit metrics: the best path's sum outgrows them many times over."""
     top, lengths = max_score(length, k), np.array([400])
     scores = np.random.default_rng(length).choice([-top, top], (400, 64)).astype(np.int16)
     scores[300:] = -top  # and falls again
-    symbols, total = search(built, scores, lengths, length, k, 4, 1)
+    symbols, total = backend.trellis_search(torch.from_numpy(scores), torch.from_numpy(lengths), length, k, 4)
     path, best = search_reference(scores, lengths, length, k, 4)
-    assert np.array_equal(symbols, path)
-    assert total[0] == best[0] > 100 * top
+    assert np.array_equal(symbols.numpy(), path)
+    assert int(total) == best[0] > 100 * top
 
 
+@pytest.mark.parametrize("backend", ["first thread first"], indirect=True)
 @pytest.mark.parametrize("barrier", [0, 2, 3, 4, 5])
-def test_a_missing_barrier_is_found(built, barrier):
+def test_a_missing_barrier_is_found(emulated, backend, barrier, monkeypatch):
     """Without one of the barriers, one of the two orders of threads gives another path.
 
     Only the second may miss unnoticed here: it makes what is subtracted from all metrics the very best one.
     """
     lengths = np.array([30])
     scores = np.random.default_rng(1).integers(-99, 100, (30, 64)).astype(np.int16)
-    path, total = search_reference(scores, lengths, 4, 2, 2)
+    path, best = search_reference(scores, lengths, 6, 2, 2)
+    monkeypatch.setattr(emulated, "suffix", f"_{barrier}")
     agree = []
     for order in (0, 1):
-        built.set_order(order)
-        found, best = search(built, scores, lengths, 4, 2, 2, 1, f"2_{barrier}")
-        agree.append(np.array_equal(found, path) and np.array_equal(best, total))
+        emulated.library.set_order(order)
+        symbols, total = backend.trellis_search(torch.from_numpy(scores), torch.from_numpy(lengths), 6, 2, 2)
+        agree.append(np.array_equal(symbols.numpy(), path) and int(total) == best[0])
     assert not all(agree)
 
 

@@ -76,6 +76,11 @@ def test_every_engine_gives_the_estimate_on_record(engine: Callable[[], Engine])
     assert digest.hexdigest()[:16] == "02644fceb070bbad"
 
 
+def test_a_gpu_takes_matrix_products_where_the_channels_allow_them() -> None:
+    for width, name in ((16, "int8 products"), (12, "float32")):
+        assert network(width).to(torch.device("cuda")).engine.name == name
+
+
 @pytest.mark.parametrize("size", [(2, 2), (2, 10), (8, 8)])
 def test_matrix_products_take_the_smallest_images(size: tuple[int, int]) -> None:
     model = network()

@@ -18,6 +18,7 @@ from diffpress.lightning_modules import ModelError, load_model
 from diffpress.lightning_modules.diffusion.gaussian import alpha_sigma, diffuse
 from diffpress.lightning_modules.priors import latent
 from diffpress.lightning_modules.priors.interface import Prior
+from diffpress.lightning_modules.priors.stable_diffusion import StableDiffusionPrior
 
 MODELS = ["sd15", "sd21", "sdxl", "sdxl+refiner", "sdxl-turbo", "flux", "flux-schnell", "sd3", "sd35"]
 CENTRE, SPREAD = 0.2, 0.9
@@ -382,3 +383,11 @@ def test_layers_that_take_turns_wait_in_pinned_memory(monkeypatch: pytest.Monkey
     layer = torch.nn.Linear(3, 4)
     latent._fetch_for_calls(layer, torch.device("cuda"))
     assert [layer.weight.data_ptr(), layer.bias.data_ptr()] == pinned
+
+
+def test_compiled_networks_are_cuda_graphs_on_a_gpu_where_their_weights_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda network, mode: mode)
+    prior = object.__new__(StableDiffusionPrior)
+    for device, offload, mode in (("cuda", "none", "reduce-overhead"), ("cuda", "model", None), ("cpu", "none", None)):
+        prior.device, prior.offload = torch.device(device), offload  # type: ignore[assignment]
+        assert prior._prepare(torch.nn.Linear(3, 4), True) == mode
