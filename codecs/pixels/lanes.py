@@ -60,7 +60,8 @@ class _Emitter:
         front, count = _UNDEFINED, len(fronts)
         for k, one in enumerate(fronts):
             front = self.builder.insert_element(front, one, _SHORT(k))
-        return self.builder.shuffle_vector(front, value, self._places([*range(count), *range(16, 32 - count)]))
+        places = self._places([*range(count), *range(LANES, 2 * LANES - count)])
+        return self.builder.shuffle_vector(front, value, places)
 
     def _places(self, numbers: list[int]) -> Any:
         return ir.Constant(ir.VectorType(_SHORT, LANES), numbers)
@@ -101,10 +102,10 @@ def _statistics(stride: int) -> Any:
             e.store(b.fadd(b.fmul(down, higher), own), 2, e.lane(sums_at, loop.index))
 
     @intrinsic
-    def statistics(
+    def statistics(  # type: ignore[no-untyped-def]
         context, left, above, sums, edge_left, edge_in, edge_out, vectors, at, sums_at, edge_at, size, weighted_at,
         vectors_at, left_decay, above_decay, count,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    ):  # fmt: skip
         """For count rows i of a column of the statistics, `at` in left and above, and every lane l,
 
             left[i, l] = left_decay left[i, l] + weighted[l] vectors[i, l]
@@ -159,7 +160,7 @@ def divide_by_root(context, sums, at, count):  # type: ignore[no-untyped-def]
     def emit(e: _Emitter, b: Any, sums: Any, at: Any, count: Any) -> None:
         value, least = e.load(0, at), ir.Constant(_VECTOR, [LEAST_PIVOT] * LANES)
         value = b.select(b.fcmp_ordered("<", value, least), least, value)
-        root = cgutils.get_or_insert_function(b.module, ir.FunctionType(_VECTOR, [_VECTOR]), "llvm.sqrt.v16f32")
+        root = cgutils.get_or_insert_function(b.module, ir.FunctionType(_VECTOR, [_VECTOR]), f"llvm.sqrt.v{LANES}f32")
         inverse = b.fdiv(ir.Constant(_VECTOR, [1.0] * LANES), b.call(root, [value]))
         with cgutils.for_range(b, count) as loop:
             place = e.lane(at, loop.index)
@@ -180,8 +181,10 @@ def add_product(context, out, at, factors, first, second):  # type: ignore[no-un
 
 @intrinsic
 def affine(context, inputs, weights, start, out, out_at, count, width):  # type: ignore[no-untyped-def]
-    """Row out_at + k of out = weights[start + k] + sum over i < count of inputs[i] * weights[start + (1 + i) width + k],
-    k = 0 ... GROUP - 1."""
+    """Rows out_at + k of out, k = 0 ... GROUP - 1: an affine function of `count` rows of inputs,
+
+    weights[start + k] + sum over i of inputs[i] weights[start + (1 + i) width + k].
+    """
 
     def emit(
         e: _Emitter, b: Any, inputs: Any, weights: Any, start: Any, out: Any, out_at: Any, count: Any, width: Any

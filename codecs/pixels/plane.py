@@ -54,8 +54,8 @@ MODELS = {
 }
 BEST, FAST = 2, 3
 
-# source(first, last, time, weights [last - first, 16], part) gives, of the pixels of these rows at `time`, the sixteenth
-# that they lie in (part 0) or where in it they lie (part 1)
+# source(first, last, time, weights [last - first, 16], part) gives, of the pixels of these rows at `time`, the
+# sixteenth of the grey scale that they lie in (part 0), or where in it they lie (part 1)
 Source = Callable[[int, int, int, Floats, int], Ints]
 Watch = Callable[[Plan, State, int, int, int, Singles], None]
 
@@ -99,8 +99,8 @@ class Planes:
         self.size, self.has_estimate = size, estimate is not None
         shape = (height + 2 * MARGIN, width + 2 * MARGIN)
         self._pixels = np.full((3 if estimate is None else 6, *shape), MIDDLE, np.float32)
-        for plane, values in enumerate(() if estimate is None else estimate):
-            self._pixels[3 + plane] = np.pad(values, MARGIN, mode="edge")
+        if estimate is not None:
+            self._pixels[3:] = np.pad(estimate, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)), mode="edge")
         self._errors = np.full((3, *shape), UNKNOWN_ERROR, np.float32)
         self._logs = np.full((3, *shape), mixture.LOG[int(16 * UNKNOWN_ERROR)], np.float32)
 

@@ -130,6 +130,7 @@ class PixelMixture(lightning.LightningModule):
         self.model, self.lr, self.passes, self.samples, self.kept = model, lr, passes, samples, kept
         self.output = output
         self.networks = nn.ModuleList()
+        self.crops = nn.Buffer(torch.zeros((), dtype=torch.int64))
         windows = len(MODELS[model].windows)
         for position in range(3):
             places, orders = regressors(model, ORDER, position)
@@ -138,9 +139,12 @@ class PixelMixture(lightning.LightningModule):
                 MixtureNetwork(mixture.feature_count(predictions, windows, position), predictions, hidden)
             )
             self.register_buffer(f"sums{position}", torch.zeros(n + 1, n + 1, dtype=torch.float64))
-        self.register_buffer("crops", torch.zeros((), dtype=torch.int64))
         self.memory: deque[list[Samples]] = deque(maxlen=buffer)
-        self.running = [0.0] * 3
+
+    def network(self, position: int) -> MixtureNetwork:
+        found = self.networks[position]
+        assert isinstance(found, MixtureNetwork)
+        return found
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.networks.parameters(), self.lr)
@@ -151,14 +155,13 @@ class PixelMixture(lightning.LightningModule):
         optimizer = self.optimizers()
         for _ in range(self.passes if len(self.memory) >= NORMALISED_BY else 0):
             done = self.trainer.global_step / max(self.trainer.max_steps, 1)
-            for group in optimizer.param_groups:  # type: ignore[union-attr]
+            for group in optimizer.param_groups:
                 group["lr"] = self.lr * (0.5 + 0.5 * math.cos(math.pi * min(done, 1.0)))
             losses = [self._loss(position) for position in range(3)]
-            optimizer.zero_grad()  # type: ignore[union-attr]
+            optimizer.zero_grad()
             self.manual_backward(torch.stack(losses).sum())
-            optimizer.step()  # type: ignore[union-attr]
-        if len(self.memory) >= NORMALISED_BY:
-            self.log("train/bpd", torch.stack(losses).mean(), prog_bar=True)
+            optimizer.step()
+            self.log("train/bpd", torch.stack(losses).detach().mean(), prog_bar=True)
 
     def _remember(self, image: Tensor) -> None:
         samples = collect(image, self.model, self.kept, int(self.crops))
@@ -167,17 +170,17 @@ class PixelMixture(lightning.LightningModule):
         for position, one in enumerate(samples):
             self.get_buffer(f"sums{position}").add_(one.sums)
         if int(self.crops) == NORMALISED_BY:
-            for position, network in enumerate(self.networks):
+            for position in range(3):
                 inputs = torch.cat([crop[position].inputs for crop in self.memory]).float()
-                network.centre.copy_(inputs.mean(0))
-                network.spread.copy_(inputs.std(0) + 1e-2)
+                self.network(position).centre.copy_(inputs.mean(0))
+                self.network(position).spread.copy_(inputs.std(0) + 1e-2)
 
     def _loss(self, position: int) -> Tensor:
         """Mean bits of self.samples pixels, drawn from 32 crops of the buffer."""
         chosen = [self.memory[int(k)][position] for k in torch.randint(len(self.memory), (32,))]
         count = self.samples // len(chosen)
         places = [torch.randint(len(one.pixels), (count,)) for one in chosen]
-        return self.networks[position](
+        return self.network(position)(
             torch.cat([one.inputs[place] for one, place in zip(chosen, places, strict=True)]).float(),
             torch.cat([one.predicted[place] for one, place in zip(chosen, places, strict=True)]),
             torch.cat([one.pixels[place] for one, place in zip(chosen, places, strict=True)]),
@@ -187,8 +190,8 @@ class PixelMixture(lightning.LightningModule):
         for number, image in enumerate(batch.cpu()):
             met = collect(image, self.model, 1.0, number)
             bits = [
-                network(one.inputs.float(), one.predicted, one.pixels).mean()
-                for network, one in zip(self.networks, met, strict=True)
+                self.network(position)(one.inputs.float(), one.predicted, one.pixels).mean()
+                for position, one in enumerate(met)
             ]
             self.log("val/bpd", torch.stack(bits).mean(), batch_size=1, prog_bar=True)
 
@@ -202,8 +205,8 @@ class PixelMixture(lightning.LightningModule):
         if path.is_file():
             with np.load(path) as before:
                 stored = {name: before[name] for name in before.files}
-        for position, network in enumerate(self.networks):
-            for name, values in {**network.folded(), "usual": self._usual(position)}.items():
+        for position in range(3):
+            for name, values in {**self.network(position).folded(), "usual": self._usual(position)}.items():
                 stored[f"{name}_{self.model}_{position}"] = np.round(values * WEIGHT_SCALE).astype(np.int32)
         np.savez_compressed(path, **stored)
         parameters.cache_clear()
