@@ -2,9 +2,9 @@
 int8 arithmetic.
 
 A convolution multiplies 8-bit weights by 8-bit activations and adds in 32 bits (in the first and the last layer weights
-and inputs are wider, as far as sums allow).  Its result is (sum + bias) / 2^e, with an exponent e of its own for every
-output channel.  A power of two changes no digit, so that one rounding, half to even, is left: to the 8 bits of the next
-layer's input.  With q the rounding to integers, clamped to the range in brackets,
+and inputs are wider, as far as sums allow).  Its result is (sum + bias) n / 2^e, with an exponent e and a factor n of
+1, 3, 5 or 7 of its own for every output channel.  Such a product is exact, so that one rounding, half to even, is left:
+to the 8 bits of the next layer's input.  With q the rounding to integers, clamped to the range in brackets,
 
     h = stem(q[-2047, 2047](256 y))                              y the noisy image at unit variance
     h = h + conv_out(q[0, 255](conv_in(q[-128, 127](2^a h))))    for every residual block
@@ -25,7 +25,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -47,36 +47,30 @@ LEVELS_KEPT = 64  # networks of one noise level that are kept; a file needs a fe
 
 @dataclass(frozen=True, eq=False)
 class IntegerConvolution:
-    """A 3 x 3 convolution: (sum + bias) / 2^exponent.
+    """A 3 x 3 convolution: (sum + bias) * scale.
 
-    weight    int8, or int32 where it is wider, [out, in, 3, 3]
-    bias      int32 [out]
-    exponent  int32 [out]
+    weight  int8, or int32 where it is wider, [out, in, 3, 3]
+    bias    int32 [out]
+    scale   float32 [out], n / 2^e with n 1, 3, 5 or 7
     """
 
     weight: Tensor
     bias: Tensor
-    exponent: Tensor
-
-    @cached_property
-    def scale(self) -> Tensor:
-        """2^-exponent, float32 [out]."""
-        return power_of_two(-self.exponent).float()
+    scale: Tensor
 
     def on(self, device: torch.device) -> IntegerConvolution:
         """The same on `device`; the host does not wait for it."""
         from ...kernels import upload
 
-        moved = IntegerConvolution(*(upload(x, device) for x in (self.weight, self.bias, self.exponent)))
-        moved.__dict__["scale"] = upload(self.scale, device)
-        return moved
+        return IntegerConvolution(*(upload(x, device) for x in (self.weight, self.bias, self.scale)))
 
     def largest_sum(self, low: int, high: int) -> int:
-        """The largest magnitude that a sum of inputs in low..high, or a part of it, can reach with its bias."""
+        """The largest magnitude that a sum of inputs in low..high, or a part of it, reaches with its bias, times n."""
         weight = self.weight.long().flatten(1)
         positive, negative = weight.clamp(min=0).sum(1), -weight.clamp(max=0).sum(1)
         top = torch.maximum(high * positive - low * negative, high * negative - low * positive)
-        return int((top + self.bias.long().abs()).max())
+        eighths = (8 * torch.frexp(self.scale).mantissa).long()  # 4, 5, 6 or 7, of n = 1, 5, 3 or 7
+        return int(((top + self.bias.long().abs()) * (eighths // (eighths & -eighths))).max())
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,10 +152,10 @@ class Int8Engine:
         try:
             worst = torch.full((64, 64, 3, 3), 127, dtype=torch.int8)
             worst[1::2] = -128
-            zero = torch.zeros(64, dtype=torch.int32)
+            bias = torch.arange(64, dtype=torch.int32) - 1000
             x = torch.full((1, 64, 8, 8), 255, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
             out = torch.zeros(1, 64, 8, 8).contiguous(memory_format=torch.channels_last)
-            layer = IntegerConvolution(worst, zero, zero)
+            layer = IntegerConvolution(worst, bias, torch.tensor([1.0, 3.0, 5.0, 7.0]).repeat(16) / 256)
             Packed(layer, 0)(x, out)
             return torch.equal(out, convolved(layer, x.double(), torch.float64).float())
         except (AttributeError, RuntimeError, NotImplementedError):
@@ -284,7 +278,7 @@ class IntegerDenoiser:
         # the least exponent at which what is rounded stays within a byte: top <= 255 * 2^exponent * unit
         _, hidden = torch.frexp(self.tensors[f"{k}.top"][nearest].double() / (255.0 * unit))
         hidden = hidden.clamp(-8, 24)
-        conv_in = IntegerConvolution(weight.to(torch.int8), whole_bias(bias / unit), hidden.to(torch.int32))
+        conv_in = IntegerConvolution(weight.to(torch.int8), whole_bias(bias / unit), power_of_two(-hidden).float())
         unit = unit * power_of_two(hidden)  # what 1 of the hidden activations stands for
         weight, bias, mean = self._doubles(f"{k}.conv_out.weight", f"{k}.conv_out.bias", f"{k}.mean")
         conv_out = folded(weight * unit[:, None, None], bias, mean[nearest] / unit)
@@ -352,23 +346,28 @@ def folded(
     """A convolution with weight [out, in, 3, 3] and bias [out], float64, in integers.
 
     mean     [in] of its input: what the rounding of weights changes at the mean, the bias takes back
-    largest  magnitude of its input: weights as large as sums below SUM_LIMIT allow; None: of 8 bits
+    largest  magnitude of its input: weights as large as sums below SUM_LIMIT allow; None: of 8 bits, inputs in 0..255
     """
     # frexp(x): x < 2^e.  So |weight| 2^(7 - e) rounds to at most 128, and sums stay a little below SUM_LIMIT
+    n, ends = torch.ones(len(weight), dtype=torch.float64), weight.flatten(1).abs().amax(1).clamp(min=2.0**-20)
     if largest is None:
-        _, e = torch.frexp(weight.flatten(1).abs().amax(1).clamp(min=2.0**-20))
-        exponent, limit = 7 - e, 127
+        limit, factors = 127, torch.tensor([1.0, 3.0, 5.0, 7.0], dtype=torch.float64)
+        best = factors[torch.frexp(ends[:, None] / factors).mantissa.argmax(1)]  # a row's largest is then 102 or more
+        _, e = torch.frexp(ends / best)
+        sums = 1.02 * (255 * in_order(weight.abs()) + bias.abs()) * power_of_two(7 - e)  # times n
+        n = torch.where(sums < SUM_LIMIT, best, n)
+        exponent = 7 - torch.frexp(ends / n).exponent
     else:
         _, e = torch.frexp(1.02 * (largest * in_order(weight.abs()) + bias.abs()).clamp(min=2.0**-20))
         exponent, limit = SUM_LIMIT.bit_length() - 1 - e, SUM_LIMIT
-    factor = power_of_two(exponent)
+    factor = power_of_two(exponent) / n
     exact = weight * factor[:, None, None, None]
     whole = exact.round().clamp(-limit, limit)
     bias = bias * factor
     if mean is not None:
         bias = bias + in_order((exact - whole) * mean[:, None, None])
     integers = whole.to(torch.int8 if largest is None else torch.int32)
-    return IntegerConvolution(integers, whole_bias(bias), exponent.to(torch.int32))
+    return IntegerConvolution(integers, whole_bias(bias), (n * power_of_two(-exponent)).float())
 
 
 def whole_bias(bias: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ class Tables:
             self._note(f"{k}.input", h.mean((0, 2, 3)))
             scale, shift = block.film(embedding)[:, :, None, None].chunk(2, dim=1)
             hidden = torch.addcmul(shift, block.conv_in(h), 1 + scale).relu_()
-            self._note(f"{k}.top", largest(hidden))
+            self._note(f"{k}.top", largest(hidden, 1000))
             self._note(f"{k}.mean", hidden.mean((0, 2, 3)))
             h = block.conv_out(hidden).add_(h)
         self._note("head.range", largest(h))
@@ -120,10 +120,10 @@ class Tables:
         return found
 
 
-def largest(x: Tensor) -> Tensor:
-    """[C]: the magnitude of x [N, C, h, w] that one value in ten thousand exceeds."""
+def largest(x: Tensor, among: int = 10000) -> Tensor:
+    """[C]: the magnitude of x [N, C, h, w] that one value `among` so many exceeds."""
     flat = x.transpose(0, 1).flatten(1).abs()
-    return flat.topk(max(1, flat.shape[1] // 10000), dim=1).values[:, -1]
+    return flat.topk(max(1, flat.shape[1] // among), dim=1).values[:, -1]
 
 
 def _bias(layer: nn.Conv2d) -> Tensor:
