@@ -16,8 +16,8 @@ from .images import ImageError, write_file
 URL = "https://r0k.us/graphics/kodak/kodak/"
 
 # names and SHA-256 of the files, as the program sha256sum writes and checks them
-_MANIFEST = Path(__file__).with_name("kodak.sha256").read_text()
-SHA256 = {name: digest for digest, name in map(str.split, _MANIFEST.splitlines())}
+_MANIFEST = Path(__file__).with_name("kodak.sha256").read_text().split()
+SHA256 = dict(zip(_MANIFEST[1::2], _MANIFEST[::2], strict=True))
 
 
 def find_images(data_dir: str | Path) -> list[Path]:
