@@ -1,10 +1,12 @@
-"""Folders of photos compressed while things go wrong: docs/results/reliability.md.
+"""Commands that are killed at random moments, and disks without room: docs/results/reliability.md.
 
-    python benchmarks/faults.py kill --photos 1000 --kills 20 --codec webp
+    python benchmarks/faults.py compress --photos 1000 --kills 20   # two processes, killed and resumed
+    python benchmarks/faults.py decompress
+    python benchmarks/faults.py evaluate
+    python benchmarks/faults.py train
     python benchmarks/faults.py disk        # a full disk and a read-only one; mounts a tmpfs, so it needs root
-    python benchmarks/faults.py jobs        # two processes beside one with two threads
 
-Every run is checked against one that nothing disturbed: files, manifest, digests, and nothing half-written.
+Every run is checked against one that nothing disturbed: nothing half-written under a final name, nothing lost.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,6 +31,9 @@ from diffpress.data import save_image
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "tests" / "golden" / "diffc-model"
+FAST = ROOT / "tests" / "golden" / "white-model"  # whose preset is fast
+ON_CPU = ("--device", "cpu")
+QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 def photos(folder: Path, count: int, side: int) -> None:
@@ -39,14 +46,12 @@ def photos(folder: Path, count: int, side: int) -> None:
         save_image(image, folder / str(number % 10) / f"{number}.png")
 
 
-DIFFC = ("--model", str(MODEL), "--device", "cpu", "--bpp", "2")
-
-
-def command(source: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, str(ROOT / "compress.py"), str(source), "-o", str(out), *more]
+def command(script: str, *words: object) -> list[str]:
+    return [sys.executable, str(ROOT / f"{script}.py"), *map(str, words)]
 
 
 def files(folder: Path) -> dict[str, str]:
+    """Digests by name."""
     found = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
@@ -57,7 +62,7 @@ def manifest(folder: Path) -> list[dict[str, object]]:
 
 
 def check(out: Path, whole: Path) -> str:
-    """One sentence about `out`, which should be as `whole`."""
+    """One sentence about `out`, which should be as `whole`, both of compress.py."""
     ours, theirs = files(out), files(whole)
     left = [name for name in ours if name.endswith(".tmp")]
     ours, theirs = ({name: one for name, one in of.items()
@@ -69,34 +74,33 @@ def check(out: Path, whole: Path) -> str:
     return ", ".join(words)
 
 
-def kill(work: Path, count: int, kills: int, seed: int, codec: str) -> None:
-    """A run with two processes, killed and resumed."""
-    photos(work / "photos", count, 32)
-    words = ("--codec", codec, "--jobs", "2", *(DIFFC if codec == "diffc" else ()))
-    start = time.perf_counter()
-    subprocess.run(command(work / "photos", work / "whole", *words), check=True, stdout=subprocess.DEVNULL)
-    seconds = time.perf_counter() - start
-    print(f"{count} photos undisturbed: {seconds:.0f} s", flush=True)
-    rng = random.Random(seed)
-    half_written = 0
+def kill(
+    again: Callable[[], list[str]], kills: int, rng: random.Random, seconds: float, wrong: Callable[[], list[str]],
+    work: Path | None = None,
+) -> None:
+    """Start `again()`, kill it at a random moment, look what is `wrong`; so many times, then let one run end.
+
+    In turns the parent alone and all processes are killed: after up to `seconds`, or, with the folder `work` of
+    compress.py, after up to a tenth of its photos.
+    """
     for number in range(kills):
-        run = subprocess.Popen(command(work / "photos", work / "out", *words, "--resume"), stdout=subprocess.DEVNULL,
-                               start_new_session=True)  # fmt: skip
-        _wait(run, work / "out" / "manifest.jsonl", rng.randint(0, 2 * count // kills), rng)
+        run = subprocess.Popen(again(), start_new_session=True, **QUIET)
+        if work is None:
+            time.sleep(rng.uniform(0, seconds))
+        else:
+            _wait(run, work / "out" / "manifest.jsonl", rng.randint(0, int(2 * seconds)), rng)
+        ended = run.poll() is not None
         if number % 2:
             os.killpg(run.pid, signal.SIGKILL)  # all of them
         else:
-            run.kill()  # the parent alone
+            run.kill()
         run.wait()
-        done = files(work / "out") if (work / "out").is_dir() else {}
-        whole = files(work / "whole")
-        written = [name for name in done if name in whole and not name.startswith("manifest")]
-        half_written += sum(done[name] != whole[name] for name in written)
-        print(f"kill {number + 1}: {len(written)} files", flush=True)
-    run = subprocess.run(command(work / "photos", work / "out", *words, "--resume"), capture_output=True, text=True)
-    print(f"last run: exit code {run.returncode}, {run.stdout.count('there already')} files there already; "
-          f"{half_written} half-written under a final name")  # fmt: skip
-    print(check(work / "out", work / "whole"))
+        said = "; ".join(wrong()) or "nothing half-written"
+        print(f"kill {number + 1}{' (had ended)' if ended else ''}: {said}", flush=True)
+    last = subprocess.run(again(), capture_output=True, text=True)
+    there = last.stdout.count("there already")
+    print(f"last run: exit code {last.returncode}, {there} files there already; {'; '.join(wrong()) or 'all whole'}",
+          last.stderr[-300:] if last.returncode else "", flush=True)  # fmt: skip
 
 
 def _wait(run: subprocess.Popen[bytes], path: Path, lines: int, rng: random.Random) -> None:
@@ -107,11 +111,111 @@ def _wait(run: subprocess.Popen[bytes], path: Path, lines: int, rng: random.Rand
     time.sleep(rng.uniform(0, 0.1 if lines else 10))
 
 
-def disk(work: Path) -> None:
+def undisturbed(words: list[str]) -> float:
+    """Seconds that a run takes."""
+    start = time.perf_counter()
+    subprocess.run(words, check=True, **QUIET)
+    seconds = time.perf_counter() - start
+    print(f"undisturbed: {seconds:.0f} s", flush=True)
+    return seconds
+
+
+def differing(out: Path, whole: Path, suffix: str) -> Callable[[], list[str]]:
+    """Files of `out` that are not as in `whole`."""
+    def wrong() -> list[str]:
+        ours, theirs = files(out), files(whole)
+        return [f"{name} DIFFERS" for name, one in ours.items() if name.endswith(suffix) and one != theirs[name]]
+
+    return wrong
+
+
+def compress(work: Path, count: int, kills: int, rng: random.Random) -> None:
+    photos(work / "photos", count, 32)
+    words = ("--model", FAST, "--preset", "fast", *ON_CPU, "--bpp", 2, "--jobs", 2)
+    undisturbed(command("compress", work / "photos", "-o", work / "whole", *words))
+    again = command("compress", work / "photos", "-o", work / "out", *words, "--resume")
+    kill(lambda: again, kills, rng, count / kills, differing(work / "out", work / "whole", ".dfc"), work)
+    print(check(work / "out", work / "whole"))
+
+
+def decompress(work: Path, count: int, kills: int, rng: random.Random) -> None:
+    photos(work / "photos", count, 32)
+    model = ("--model", MODEL, *ON_CPU, "--jobs", 2)
+    subprocess.run(command("compress", work / "photos", "-o", work / "files", *model, "--bpp", 2), check=True, **QUIET)
+    seconds = undisturbed(command("decompress", work / "files", "-o", work / "whole", *model))
+    again = command("decompress", work / "files", "-o", work / "out", *model, "--force")
+    kill(lambda: again, kills, rng, seconds, differing(work / "out", work / "whole", ".png"))
+    print("names", "the same" if {name for name in files(work / "out") if not name.endswith(".tmp")}
+          == set(files(work / "whole")) else "DIFFERENT")  # fmt: skip
+
+
+def evaluate(work: Path, count: int, kills: int, rng: random.Random) -> None:
+    photos(work / "photos", count, 64)
+    words = ("--codecs", "webp", "jpeg", "--points", "webp:20,50,90,lossless", "jpeg:20,50,90", *ON_CPU,
+             "--data", work / "photos" / "0", "-o")  # fmt: skip
+    seconds = undisturbed(command("evaluate", *words, work / "whole"))
+    expected, whole = _records(work / "whole"), files(work / "whole" / "files")
+
+    def wrong() -> list[str]:
+        out = work / "out"
+        bad = [name for name, one in files(out / "files").items() if not name.endswith(".tmp") and one != whole[name]]
+        bad += [name for name, one in _records(out).items() if one != expected[name]]
+        for path in out.rglob("*.json"):
+            json.loads(path.read_text())
+        return [f"{name} DIFFERS" for name in bad]
+
+    again = command("evaluate", *words, work / "out")
+    kill(lambda: again, kills, rng, seconds, wrong)
+    print(f"{len(_records(work / 'out'))} of {len(expected)} records")
+
+
+def _records(out: Path) -> dict[str, Any]:
+    """What was measured, but for seconds and memory."""
+    found = {}
+    for path in (out / "records").rglob("*.json"):
+        record = json.loads(path.read_text())
+        points = [{key: one for key, one in point.items() if not key.endswith(("_s", "_mib"))}
+                  for point in record["points"]]  # fmt: skip
+        found[str(path.relative_to(out))] = [record["image"], record["identity"], points]
+    return found
+
+
+def train(work: Path, count: int, kills: int, rng: random.Random) -> None:
+    """Each run goes on from the last checkpoint, which must be whole, whenever the one before was killed."""
+    photos(work / "photos", 10, 64)
+    model, trainer = "--model.init_args.", "--trainer."
+
+    def words(out: Path) -> list[str]:
+        found = sorted(out.rglob("last*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        return command(
+            "train", "fit", "-c", ROOT / "configs" / "uqdm" / "tiny.yaml", f"--data.train={work / 'photos' / '0'}",
+            f"--data.val={work / 'photos' / '0'}", "--data.crop_size=16", f"{model}network.embedding_dim=8",
+            f"{model}network.norm_groups=4", f"{model}network.mid_attention=false", f"{trainer}logger=false",
+            f"{trainer}max_steps={count}", f"{trainer}accelerator=cpu", f"{trainer}enable_progress_bar=false",
+            f"{trainer}default_root_dir={out}", f"{trainer}val_check_interval=100000",
+            f"{trainer}callbacks.every_n_train_steps=2", *([f"--ckpt_path={found[-1]}"] if found else []),
+        )  # fmt: skip
+
+    seconds = undisturbed(words(work / "whole"))
+
+    def states(out: Path) -> list[dict[str, Any]]:
+        paths = sorted(out.rglob("last*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        return [torch.load(path, weights_only=True) for path in paths]  # raises where one is half-written
+
+    def wrong() -> list[str]:
+        return [] if all(one["state_dict"] for one in states(work / "out")) else ["EMPTY"]
+
+    kill(lambda: words(work / "out"), kills, rng, seconds, wrong)
+    ours, theirs = states(work / "out")[-1], states(work / "whole")[-1]
+    far = max(float((ours["state_dict"][name] - one).abs().max()) for name, one in theirs["state_dict"].items())
+    print(f"steps {ours['global_step']} and {theirs['global_step']}, weights differ by {far:.2g} at most")
+
+
+def disk(work: Path, count: int, kills: int, rng: random.Random) -> None:
     """A disk that fills up, then a read-only one, then room again."""
     photos(work / "photos", 60, 64)
-    words = ("--jobs", "1", *DIFFC[:-1], "6")
-    subprocess.run(command(work / "photos", work / "whole", *words), check=True, stdout=subprocess.DEVNULL)
+    words = ("--jobs", 1, "--model", MODEL, *ON_CPU, "--bpp", 6)
+    subprocess.run(command("compress", work / "photos", "-o", work / "whole", *words), check=True, **QUIET)
     small = work / "small"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(small)], check=True)
@@ -119,56 +223,26 @@ def disk(work: Path) -> None:
         for state, more in (("full", ()), ("read-only", ("ro",)), ("room", ("rw", "size=10m"))):
             if more:
                 subprocess.run(["mount", "-o", ",".join(["remount", *more]), str(small)], check=True)
-            again = command(work / "photos", small / "out", *words, "--resume")
+            again = command("compress", work / "photos", "-o", small / "out", *words, "--resume")
             run = subprocess.run(again, capture_output=True, text=True)
-            whole = files(work / "whole")
-            wrong = sum(digest != whole[name] for name, digest in files(small / "out").items() if name.endswith(".dfc"))
+            wrong = differing(small / "out", work / "whole", ".dfc")()
             said = run.stderr.strip().splitlines()[-1:] or [""]
-            print(f"{state}: exit code {run.returncode}, {wrong} half-written, says: {said[0][:160]}", flush=True)
+            print(f"{state}: exit code {run.returncode}, {len(wrong)} half-written, says: {said[0][:160]}", flush=True)
         print(check(small / "out", work / "whole"))
     finally:
         subprocess.run(["umount", str(small)], check=True)
 
 
-def jobs(work: Path, count: int) -> None:
-    """Megapixels a second of two processes and of one with two threads, in turns."""
-    photos(work / "photos", count, 512)
-    for turn in range(2):
-        for name, words in (("one process, two threads", ()), ("two processes", ("--jobs", "2"))):
-            sources = sorted((work / "photos").rglob("*.png"))
-            start = time.perf_counter()
-            if words:
-                run = subprocess.run(
-                    command(work / "photos", work / f"two{turn}", "--preset", "fast", "--bpp", "0.5", *words),
-                    check=True, stdout=subprocess.DEVNULL,
-                )  # fmt: skip
-            else:
-                script = ("import sys, torch; from diffpress.codecs import container, get_codec\n"
-                          "from diffpress.data import read_image; from diffpress.lightning_modules import load_model\n"
-                          "torch.set_num_threads(2)\n"
-                          "codec = get_codec('diffc', model=load_model('diffc-pixel'), preset='fast')\n"
-                          "for name in sys.argv[1:]: container.write(codec.encode(read_image(name), bpp=0.5), codec)")
-                run = subprocess.run([sys.executable, "-c", script, *map(str, sources)], check=True, cwd=ROOT)
-            seconds = time.perf_counter() - start
-            assert run.returncode == 0
-            print(f"{name}: {count * 512 * 512 / 1e6 / seconds:.4f} megapixels a second ({seconds:.0f} s)", flush=True)
-
-
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=["kill", "disk", "jobs"])
-    p.add_argument("--photos", type=int, default=50)
+    what = {one.__name__: one for one in (compress, decompress, evaluate, train, disk)}
+    p.add_argument("what", choices=list(what))
+    p.add_argument("--photos", type=int, default=50, help="for train: steps")
     p.add_argument("--kills", type=int, default=5)
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--codec", choices=["diffc", "webp"], default="diffc")
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        if a.what == "kill":
-            kill(Path(work), a.photos, a.kills, a.seed, a.codec)
-        elif a.what == "disk":
-            disk(Path(work))
-        else:
-            jobs(Path(work), a.photos)
+        what[a.what](Path(work), a.photos, a.kills, random.Random(a.seed))
 
 
 if __name__ == "__main__":

@@ -78,12 +78,23 @@ def load_model(folder: str | Path, device: str | torch.device | None = None, **o
     path = find_model(folder, options.get("variant"), local_files_only)
     if isinstance(options.get("dtype"), str):
         options["dtype"] = as_dtype(options["dtype"], torch.float32)
+    before = _state(path)
     try:
-        return _load_folder(path, _place(device), options, local_files_only)
+        model = _load_folder(path, _place(device), options, local_files_only)
+        if _state(path) != before:  # its fingerprint would be of other weights than those that were loaded
+            raise ModelError(f"{path} was changed while it was read; try again")
+        return model
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise
         raise ModelError(f"{path} is a model without that option ({error})") from error
+
+
+def _state(folder: Path) -> dict[Path, tuple[int, int, int]]:
+    """Inode, time of the last change and size of a model's files: nearly as good as their contents, and quick."""
+    files = (path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".pt") and path.is_file())
+    found = ((path, path.stat()) for path in files)
+    return {path: (about.st_ino, about.st_mtime_ns, about.st_size) for path, about in found}
 
 
 def is_name(model: str | Path) -> bool:

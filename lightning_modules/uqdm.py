@@ -25,7 +25,7 @@ from .diffusion.universal_quantization import BasePrior, interval_log_mass, samp
 from .loading import find_model
 from .networks.scaled_denoiser import DenoiserConfig, ScaledDenoiser
 from .networks.score_net import ScoreNetConfig
-from .training.pixel_diffusion import Cost, OptimizerConfig, PixelDiffusion, load_folder, network_config
+from .training.pixel_diffusion import Cost, OptimizerConfig, PixelDiffusion, load_folder
 from .training.published_checkpoints import is_published, load_published
 
 Method = Literal["denoise", "ancestral", "flow"]
@@ -238,12 +238,6 @@ class UQDM(PixelDiffusion):
             self.log_images(f"{prefix}/denoise", [*rows, batch[:8]])
 
 
-def from_config(config: dict[str, Any], **training: Any) -> UQDM:
-    """A UQDM from its `model_config()` (or that of config.json); `training` are further init arguments."""
-    nested = {"network": network_config(config["network"]), "schedule": ScheduleConfig(**config["schedule"])}
-    return UQDM(**{**config, **nested}, **training)
-
-
 def load_uqdm(folder: str | Path, device: str | torch.device | None = None, averaged: bool = True) -> UQDM:
     """The UQDM in `folder`, on `device` (default CPU), in evaluation mode.
 
@@ -254,5 +248,5 @@ def load_uqdm(folder: str | Path, device: str | torch.device | None = None, aver
     Raises ModelError for a folder that holds no UQDM.
     """
     if is_published(folder):
-        return load_published(folder, from_config, averaged).to(device or "cpu").eval()
-    return load_folder(folder, UQDM.kind, from_config, device)
+        return load_published(folder, UQDM, averaged).to(device or "cpu").eval()
+    return load_folder(folder, UQDM, device)

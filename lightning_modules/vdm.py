@@ -135,15 +135,9 @@ class VDM(PixelDiffusion):
             self.log_images(f"{prefix}/denoise", [*rows, batch[:8]])
 
 
-def from_config(config: dict[str, Any], **training: Any) -> VDM:
-    """A VDM from its `model_config()` (or that of config.json); `training` are further init arguments."""
-    nested = {"network": ScoreNetConfig(**config["network"]), "schedule": ScheduleConfig(**config["schedule"])}
-    return VDM(**{**config, **nested}, **training)
-
-
 def load_vdm(folder: str | Path, device: str | torch.device | None = None) -> VDM:
     """The VDM in `folder` (config.json + model.safetensors), on `device` (None: CPU), in evaluation mode.
 
     Raises ModelError for a folder that holds no VDM.
     """
-    return load_folder(folder, VDM.kind, from_config, device)
+    return load_folder(folder, VDM, device)

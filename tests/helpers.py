@@ -22,7 +22,17 @@ def synthetic_photo(height: int, width: int, seed: int = 0) -> torch.Tensor:
 
 
 class EndsAtC:
-    """Settings of a batch (diffpress/commands/coding.py) whose work ends its process at files called c."""
+    """Settings of a batch (diffpress/commands/coding.py) whose work ends its process at files called c.
+
+    `model` as in its Work; "id" stands for another in each process.
+    """
+
+    def __init__(self, model: bytes = b"") -> None:
+        self.name = model
+
+    @property
+    def model(self) -> bytes:
+        return str(os.getpid()).encode() if self.name == b"id" else self.name
 
     def open(self) -> EndsAtC:
         return self

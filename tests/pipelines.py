@@ -1,10 +1,7 @@
 """Diffusers pipelines of the right topology with random weights: what tests and benchmarks run in place of real models.
 
 Every pipeline is built through diffusers' and transformers' own classes and saved as diffusers saves it.  ``"tiny"``
-networks have some ten thousand parameters; ``"full"`` is the architecture of the published model (SD 1.5 only), for
-timing.  Images made with these mean nothing; rates, sizes and the agreement of both sides do.
-
-    python -m pipelines sd15 /tmp/tiny-sd15
+networks have some ten thousand parameters; ``"full"`` is the architecture of the published model (SD 1.5 only).
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from .schedule import snr_gain
 from .subbands import subbands_of
 
 SHARE_POWER = 0.25  # between counting bits (0) and counting shares of a file (1): docs/decisions/0055-levels.md
-SMALL_GAIN = 0.01  # share of the squared error below which a term of the pyramid is not worth its network evaluation
+SMALL_GAIN = 0.02  # share of the squared error below which a term of the pyramid is not worth its network evaluation
 
 
 @dataclass(frozen=True)

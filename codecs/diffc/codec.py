@@ -228,8 +228,8 @@ class DiffC:
     def _with_pixels(self, steps: Stream, image: Tensor, estimate: Tensor | None) -> Stream:
         """The stream `steps` and one more segment, `image` given the `estimate` [3, h, w] after these steps."""
         params = replace(HeaderParams.from_bytes(steps.header.params), lossless=True)
-        speed = int(self.schedules[self.preset].name == FAST)
-        segment = encode_pixels(image, estimate, speed, torch.get_num_threads())
+        fast = self.schedules[self.preset].name == FAST
+        segment = encode_pixels(image, estimate, fast, torch.get_num_threads())
         return Stream(replace(steps.header, params=params.to_bytes()), (*steps.segments, segment))
 
     @staticmethod

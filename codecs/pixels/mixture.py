@@ -1,9 +1,10 @@
 """The distribution of a pixel given its predictions and the errors around it: a small network, compiled by numba.
 
-The network (two hidden layers, fixed weights) reads the logarithms of absolute errors of decoded neighbours, of the
-channels before at the same place, and of the differences between predictions.  It gives a mixture of three discretised
-logistics (Salimans et al. 2017): their scales, weights and means.  Weights are multiples of 2^-12, its outputs are
-rounded and looked up in tables, and arithmetic is that of prediction.py, so that every machine gets the same integers.
+The network (two hidden layers, fixed weights) reads logarithms of the absolute errors of decoded neighbours, of the
+planes before at the same place, of the differences between predictions, and of how well each has done nearby.  It gives
+a mixture of discretised logistics (Salimans et al. 2017): their scales, weights and offsets, and for each component its
+own mean of the predictions.  Weights are multiples of 2^-12, its outputs are rounded and looked up in tables, and
+arithmetic is that of prediction.py, so that every machine gets the same integers.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .prediction import MARGIN, PREDICTORS, SLANT, Floats, Ints, compiled
+from .lanes import GROUP, LANES, affine
+from .prediction import MARGIN, SLANT, Floats, Ints, Plan, Singles, State, compiled, is_active
 
 COMPONENTS = 3
-OUTPUTS = 3 * COMPONENTS + PREDICTORS + 1  # log-scales, logits, offsets, logits of the predictions
-START = np.array([-1.0, 0.0, 1.5])  # log2 of the scales, in grey levels, that outputs 0 stand for
+LOWEST, HIGHEST = -1.0, 1.5  # log2 of the first and last component's scale, in grey levels, where outputs are 0
+START = np.linspace(LOWEST, HIGHEST, COMPONENTS)
 OFFSET = 0.1  # scales by which an offset of 1 moves a component's mean
 TOTAL = float(1 << 20)  # sum of a table's weights, about
+COARSE = 16  # grey levels that are first coded as one symbol
 
 OWN = np.array(
     [(0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, 2), (-1, -2), (-2, -1), (-2, 1), (0, -3), (-3, 0)]
@@ -25,23 +28,77 @@ OWN = np.array(
 OTHER = np.array([(0, 0), (0, -1), (-1, 0), (0, 1), (1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)])
 
 # Tables, rounded because the last bits of logarithms and exponentials differ between machines
-LOG = np.round(np.log2(np.arange(256 * 16 + 1) / 16 + 0.3) * 2**16) / 2**16  # of sixteenths of a grey level
+LOG = (np.round(np.log2(np.arange(256 * 16) / 16 + 0.3) * 2**16) / 2**16).astype(np.float32)  # of 16ths of a level
 POWER_STEPS, POWER_RANGE = 32, 12
 POWER = np.round(2.0 ** (np.arange(2 * POWER_RANGE * POWER_STEPS + 1) / POWER_STEPS - POWER_RANGE) * 2**36) / 2**36
 LOGISTIC_STEPS, LOGISTIC_RANGE = 64, 16
 LOGISTIC = np.round(
     2.0**40 / (1 + np.exp(LOGISTIC_RANGE - np.arange(2 * LOGISTIC_RANGE * LOGISTIC_STEPS + 2) / LOGISTIC_STEPS))
 ) / 2.0**40  # fmt: skip
+_SIXTEEN = np.float32(16)
 
 
-def feature_count(earlier: int) -> int:
+def feature_count(predictions: int, windows: int, earlier: int) -> int:
     """Inputs of the network of a plane behind `earlier` others."""
-    return len(OWN) + PREDICTORS + 5 + len(OTHER) * earlier
+    return len(OWN) + 2 * predictions + windows + 5 + len(OTHER) * earlier
+
+
+def output_count(predictions: int) -> int:
+    """Outputs of the network: log-scales, logits and offsets of the components, their logits of the predictions."""
+    return COMPONENTS * (3 + predictions + 1)
+
+
+def padded(outputs: int) -> int:
+    """`outputs` rounded up to what lanes.affine computes at a time."""
+    return -(-outputs // GROUP) * GROUP
 
 
 @compiled
 def _log(error: float) -> float:
-    return LOG[min(int(16.0 * error), 4080)]
+    return LOG[min(int(_SIXTEEN * error), len(LOG) - 1)]
+
+
+@compiled
+def features(plan: Plan, state: State, earlier: Ints, y: int, x: int, lane: int, out: Singles) -> None:
+    """Inputs of the network for pixel (y, x) into lane `lane` of out [feature_count LANES]; earlier: planes before."""
+    r, c, at = y + MARGIN, x + MARGIN, lane
+    logs, count = state.logs[plan.target], state.recent.shape[0]
+    for i in range(len(OWN)):
+        out[at] = logs[r + OWN[i, 0], c + OWN[i, 1]]
+        at += LANES
+    mean = state.predicted[count, y]
+    for p in range(count):
+        out[at] = _log(abs(state.predicted[p, y] - mean))
+        out[at + LANES] = _log(state.recent[p, y] * np.float32(0.25))
+        at += 2 * LANES
+    for window in range(state.leverage.shape[0]):
+        out[at] = _log(np.float32(16) * state.leverage[window, y])
+        at += LANES
+    plane = state.pixels[plan.target]
+    west, north, northwest, northeast = plane[r, c - 1], plane[r - 1, c], plane[r - 1, c - 1], plane[r - 1, c + 1]
+    low, high = min(min(west, north), min(northwest, northeast)), max(max(west, north), max(northwest, northeast))
+    out[at] = _log(high - low)
+    out[at + LANES] = _log(abs(west - north))
+    out[at + 2 * LANES] = _log(abs(north - northwest))
+    out[at + 3 * LANES] = _log(abs(northwest - northeast))
+    out[at + 4 * LANES] = mean * np.float32(1 / 64) - np.float32(2)
+    at += 5 * LANES
+    for p in range(len(earlier)):
+        logs = state.logs[earlier[p]]
+        for i in range(len(OTHER)):
+            out[at] = logs[r + OTHER[i, 0], c + OTHER[i, 1]]
+            at += LANES
+
+
+@compiled
+def _layer(inputs: Singles, weights: Singles, out: Singles, rectified: bool) -> None:
+    """Rows of out = affine function of rows of inputs; weights [1 + inputs, outputs], the bias first, flat."""
+    width, count = len(out) // LANES, len(weights) // (len(out) // LANES) - 1
+    for k in range(0, width, GROUP):
+        affine(inputs, weights, k, out, LANES * k, count, width)
+    if rectified:
+        for k in range(len(out)):
+            out[k] = max(out[k], np.float32(0))
 
 
 @compiled
@@ -52,110 +109,90 @@ def _power(log2: float) -> float:
 
 
 @compiled
-def features(
-    regressors: Floats, means: Floats, errors: Floats, target: int, earlier: Ints, y: int, x: int, out: Floats
-) -> None:
-    """Inputs of the network for pixel (y, x): out [feature_count]; arguments as those of prediction.update."""
-    r, c = y + MARGIN, x + MARGIN
-    k = 0
-    for i in range(len(OWN)):
-        out[k] = _log(errors[target, r + OWN[i, 0], c + OWN[i, 1]])
-        k += 1
-    for p in range(PREDICTORS):
-        out[k] = _log(abs(means[p] - means[PREDICTORS]))
-        k += 1
-    low = min(min(regressors[0], regressors[1]), min(regressors[2], regressors[3]))
-    high = max(max(regressors[0], regressors[1]), max(regressors[2], regressors[3]))
-    out[k] = _log(high - low)
-    for i in range(3):
-        out[k + 1 + i] = _log(abs(regressors[i] - regressors[i + 1]))
-    out[k + 4] = means[PREDICTORS] / 64.0 - 2.0
-    k += 5
-    for p in range(len(earlier)):
-        for i in range(len(OTHER)):
-            out[k] = _log(errors[earlier[p], r + OTHER[i, 0], c + OTHER[i, 1]])
-            k += 1
+def _components(state: State, y: int, lane: int, outputs: Singles, out: Floats) -> None:
+    """Means, inverse scales and weights out [3 COMPONENTS] of the mixture that a lane's outputs stand for."""
+    count, total = state.recent.shape[0] + 1, 0.0
+    for k in range(COMPONENTS):
+        weights, mean = 0.0, 0.0
+        at = (3 * COMPONENTS + k * count) * LANES + lane
+        for p in range(count):
+            weight = _power(outputs[at + p * LANES])
+            weights += weight
+            mean += weight * state.predicted[p, y]
+        scale = _power(outputs[k * LANES + lane] + START[k])
+        out[k] = mean / weights + OFFSET * outputs[(2 * COMPONENTS + k) * LANES + lane] * scale
+        out[COMPONENTS + k] = 1.0 / scale
+        out[2 * COMPONENTS + k] = _power(outputs[(COMPONENTS + k) * LANES + lane])
+        total += out[2 * COMPONENTS + k]
+    for k in range(COMPONENTS):
+        out[2 * COMPONENTS + k] /= total
 
 
 @compiled
-def _layer(inputs: Floats, weights: Floats, bias: Floats, out: Floats) -> None:
-    """out [n] = bias + inputs [m] weights [m, n]."""
-    for k in range(len(out)):
-        out[k] = bias[k]
-    for i in range(len(inputs)):
-        value, row = inputs[i], weights[i]
-        for k in range(len(out)):
-            out[k] += value * row[k]
-
-
-@compiled
-def _rectify(values: Floats) -> None:
-    for k in range(len(values)):
-        values[k] = max(values[k], 0.0)
-
-
-@compiled
-def _add_logistic(mean: float, scale: float, weight: float, cumulative: Floats) -> None:
-    """Add weight * P(pixel <= v) to cumulative[v], v = 0 ... 255, for a logistic of that mean and scale."""
-    inverse = LOGISTIC_STEPS / scale
-    reach = LOGISTIC_RANGE * scale
-    first = int(min(max(mean - reach - 0.5, 0.0), 255.0))
-    last = int(min(max(mean + reach + 0.5, 0.0), 255.0))
-    centre = LOGISTIC_RANGE * LOGISTIC_STEPS + (0.5 - mean) * inverse
-    end = 2.0 * LOGISTIC_RANGE * LOGISTIC_STEPS
-    for v in range(first, last):
-        place = min(max(centre + v * inverse, 0.0), end)
+def _below(components: Floats, value: int) -> float:
+    """P(pixel < value), value in 0 ... 256."""
+    if value <= 0:
+        return 0.0
+    if value >= 256:
+        return 1.0
+    sum_, end = 0.0, 2.0 * LOGISTIC_RANGE * LOGISTIC_STEPS
+    for k in range(COMPONENTS):
+        away = (value - 0.5 - components[k]) * components[COMPONENTS + k]
+        place = min(max((away + LOGISTIC_RANGE) * LOGISTIC_STEPS, 0.0), end)
         i = int(place)
-        cumulative[v] += weight * (LOGISTIC[i] + (LOGISTIC[i + 1] - LOGISTIC[i]) * (place - i))
-    for v in range(last, 256):
-        cumulative[v] += weight
+        sum_ += components[2 * COMPONENTS + k] * (LOGISTIC[i] + (LOGISTIC[i + 1] - LOGISTIC[i]) * (place - i))
+    return sum_
 
 
 @compiled
-def _table(outputs: Floats, means: Floats, cumulative: Floats, out: Floats) -> None:
-    """Whole weights out [256], each at least 1, of the mixture that `outputs` [OUTPUTS] and `means` stand for."""
-    total, mean = 0.0, 0.0
-    for p in range(PREDICTORS + 1):
-        weight = _power(outputs[3 * COMPONENTS + p])
-        total += weight
-        mean += weight * means[p]
-    mean /= total
-    total = 0.0
-    for k in range(COMPONENTS):
-        total += _power(outputs[COMPONENTS + k])
-    cumulative[:] = 0.0
-    for k in range(COMPONENTS):
-        scale = _power(outputs[k] + START[k])
-        offset = OFFSET * outputs[2 * COMPONENTS + k] * scale
-        _add_logistic(mean + offset, scale, _power(outputs[COMPONENTS + k]) / total, cumulative)
-    before = 0.0
-    for v in range(255):
-        out[v] = max(np.floor((cumulative[v] - before) * TOTAL + 0.5), 1.0)
-        before = cumulative[v]
-    out[255] = max(np.floor((1.0 - before) * TOTAL + 0.5), 1.0)
+def _weights(components: Floats, first: int, step: int, out: Floats) -> None:
+    """Whole weights out [K], at least 1, of the values first + k step ... first + (k + 1) step - 1."""
+    low, high = _below(components, first), _below(components, first + step * len(out))
+    factor, before = TOTAL / max(high - low, 1e-9), low
+    for k in range(len(out)):
+        after = high if k == len(out) - 1 else _below(components, first + step * (k + 1))
+        out[k] = max(np.floor((after - before) * factor + 0.5), 1.0)
+        before = after
 
 
 @compiled
-def tables(
-    regressors: Floats, means: Floats, errors: Floats, target: int, earlier: Ints, first: int, last: int, time: int,
-    weights0: Floats, bias0: Floats, weights1: Floats, bias1: Floats, weights2: Floats, bias2: Floats,
-    inputs: Floats, out: Floats,
+def distributions(
+    plan: Plan, state: State, first_block: int, last_block: int, time: int, earlier: Ints, weights0: Singles,
+    weights1: Singles, weights2: Singles, hidden: int, outputs: int, inputs: Singles, components: Floats,
+    coarse: Floats,
 ) -> None:  # fmt: skip
-    """Weights out [last - first, 256] of the pixels of rows first ... last - 1 at `time`.
+    """Mixtures, components [H, 3 COMPONENTS], of all pixels of blocks first_block ... last_block - 1 at `time`.
 
-    inputs  float64 [H, feature_count], scratch that keeps what the network has read
+    inputs  float32 [B, feature_count LANES], what the network has read
+    coarse  float64 [H, 256 / COARSE], weights of each COARSE grey levels
     """
-    hidden0, hidden1, outputs = np.empty(len(bias0)), np.empty(len(bias1)), np.empty(len(bias2))
-    cumulative = np.empty(256)
-    for y in range(first, last):
-        features(regressors[y], means[y], errors, target, earlier, y, time - SLANT * y, inputs[y])
-        _layer(inputs[y], weights0, bias0, hidden0)
-        _rectify(hidden0)
-        _layer(hidden0, weights1, bias1, hidden1)
-        _rectify(hidden1)
-        _layer(hidden1, weights2, bias2, outputs)
-        _table(outputs, means[y], cumulative, out[y - first])
+    hidden0, hidden1 = np.empty(hidden * LANES, np.float32), np.empty(hidden * LANES, np.float32)
+    out = np.empty(outputs * LANES, np.float32)
+    for block in range(first_block, last_block):
+        if not is_active(plan, block, time):
+            continue
+        for lane in range(LANES):
+            y = block * LANES + lane
+            x = time - SLANT * y
+            if 0 <= x < plan.width and y < plan.height:
+                features(plan, state, earlier, y, x, lane, inputs[block])
+        _layer(inputs[block], weights0, hidden0, True)
+        _layer(hidden0, weights1, hidden1, True)
+        _layer(hidden1, weights2, out, False)
+        for lane in range(LANES):
+            y = block * LANES + lane
+            x = time - SLANT * y
+            if 0 <= x < plan.width and y < plan.height:
+                _components(state, y, lane, out, components[y])
+                _weights(components[y], 0, COARSE, coarse[y])
 
 
-NETWORK = ("weights0", "bias0", "weights1", "bias1", "weights2", "bias2")
-Network = dict[str, NDArray[np.float64]]
+@compiled
+def fine_weights(components: Floats, first: int, coarse: Ints, out: Floats) -> None:
+    """Weights out [N, COARSE] of the grey levels within the chosen sixteenths coarse [N] of rows first ... ."""
+    for k in range(len(coarse)):
+        _weights(components[first + k], COARSE * coarse[k], 1, out[k])
+
+
+NETWORK = ("weights0", "weights1", "weights2")  # [1 + inputs, outputs], the bias first
+Network = dict[str, NDArray[np.float32]]

@@ -7,107 +7,174 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from . import mixture, prediction
-from .prediction import AROUND, CAUSAL, MARGIN, PREDICTORS, SLANT, UNKNOWN_ERROR, Floats, Ints
+from .lanes import LANES
+from .prediction import MARGIN, MIDDLE, SLANT, UNKNOWN_ERROR, Floats, Ints, Plan, Singles, State
 
-CAUSAL_COUNTS = (18, 12, 12)  # regressors in the plane itself, of the first, second and third plane
-AROUND_COUNTS = ((), (13,), (13, 9))  # ... in the planes before it
-ESTIMATE_COUNT = 9  # ... in the estimate of the plane, where there is one
-SPEEDS = ((1, 1, 1), (4, 4, 8))  # pixels for which each predictor keeps its coefficients; part of the file format
 WEIGHT_SCALE = 4096.0
-ROWS_PER_THREAD = 12  # fewer are not worth a second thread
+BLOCKS_PER_THREAD = 2  # fewer are not worth a second thread
 
-Source = Callable[[int, int, int, Floats], Ints]
+# Places (dy, dx) of regressors in the plane itself, all decoded before (0, 0), the most useful first ...
+CAUSAL = (
+    (0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, 2), (-1, -2), (-2, -1), (-2, 1), (0, -3), (-2, 2),
+    (-2, -2), (-3, 0), (-1, -3), (-3, 1), (-3, -1), (0, -4),
+)  # fmt: skip
+# ... and in a plane that is known everywhere
+AROUND = (
+    (0, 0), (0, -1), (-1, 0), (0, 1), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1), (0, -2), (-2, 0), (0, 2), (2, 0),
+)  # fmt: skip
+ESTIMATE_COUNT = 9  # regressors in the estimate of the plane, where there is one
 
 
-@lru_cache(1)
-def parameters() -> tuple[tuple[mixture.Network, Floats], ...]:
+class Model(NamedTuple):
+    """A model of images, part of the file format.
+
+    windows  (stride, left decay, above decay), see prediction.py
+    counts   for the first, second and third plane and each order: regressors in the plane itself and in those before
+    """
+
+    windows: tuple[tuple[int, float, float], ...]
+    counts: tuple[tuple[tuple[int, ...], ...], ...]
+
+
+MODELS = {
+    2: Model(
+        ((1, 0.8, 0.75), (1, 0.9, 0.87), (1, 0.98, 0.97), (2, 0.97, 0.96)),
+        (
+            ((6,), (12,), (18,)),
+            ((4, 5), (6, 9), (12, 13)),
+            ((4, 1, 5), (6, 5, 9), (12, 9, 13)),
+        ),
+    ),
+    3: Model(((1, 0.9, 0.87),), (((6,), (12,)), ((4, 5), (6, 9)), ((4, 1, 5), (6, 5, 9)))),
+}
+BEST, FAST = 2, 3
+
+# source(first, last, time, weights [last - first, 16], part) gives, of the pixels of these rows at `time`, the
+# sixteenth of the grey scale that they lie in (part 0), or where in it they lie (part 1)
+Source = Callable[[int, int, int, Floats, int], Ints]
+Watch = Callable[[Plan, State, int, int, int, Singles], None]
+
+
+@lru_cache(4)
+def parameters(model: int) -> tuple[tuple[mixture.Network, Singles], ...]:
     """For the first, second and third plane: the network, and the coefficients of a usual predictor."""
-    path = Path(__file__).with_name("mixture.npz")
     result = []
-    with np.load(path) as stored:
+    with np.load(Path(__file__).with_name("mixture.npz")) as stored:
         for position in range(3):
-            network = {name: stored[f"{name}_{position}"] / WEIGHT_SCALE for name in mixture.NETWORK}
-            result.append((network, stored[f"usual_{position}"] / WEIGHT_SCALE))
+            values = {
+                name: (stored[f"{name}_{model}_{position}"] / WEIGHT_SCALE).astype(np.float32)
+                for name in (*mixture.NETWORK, "usual")
+            }
+            result.append(({name: values[name] for name in mixture.NETWORK}, values["usual"]))
     return tuple(result)
+
+
+def regressors(model: int, order: tuple[int, ...], position: int) -> tuple[list[tuple[int, int, int]], list[int]]:
+    """(plane, dy, dx) of the regressors of plane order[position], and how many each order of prediction takes."""
+    own, *before = order[position], *order[:position]
+    places: list[tuple[int, int, int]] = []
+    orders = []
+    for counts in MODELS[model].counts[position]:
+        wanted = [(own, *place) for place in CAUSAL[: counts[0]]]
+        for plane, count in reversed(list(zip(before, counts[1:], strict=True))):
+            wanted += [(plane, *place) for place in AROUND[:count]]
+        places += [place for place in wanted if place not in places]
+        orders.append(len(places))
+    return places, orders
 
 
 class Planes:
     """Pixels decoded so far, and the errors of their predictions.
 
-    estimate  float64 [3, H, W] in grey levels, which both sides know; None: there is none
+    estimate  float [3, H, W] in grey levels, which both sides know; None: there is none
     """
 
     def __init__(self, size: tuple[int, int], estimate: Floats | None = None) -> None:
         height, width = size
         self.size, self.has_estimate = size, estimate is not None
-        self.values = np.zeros((3 if estimate is None else 6, height, width))
+        shape = (height + 2 * MARGIN, width + 2 * MARGIN)
+        self._pixels = np.full((3 if estimate is None else 6, *shape), MIDDLE, np.float32)
         if estimate is not None:
-            self.values[3:] = estimate
-        self.errors = np.full((3, height + 2 * MARGIN, width + 2 * MARGIN), UNKNOWN_ERROR)
+            self._pixels[3:] = np.pad(estimate, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)), mode="edge")
+        self._errors = np.full((3, *shape), UNKNOWN_ERROR, np.float32)
+        self._logs = np.full((3, *shape), mixture.LOG[int(16 * UNKNOWN_ERROR)], np.float32)
+
+    @property
+    def values(self) -> Singles:
+        """float32 [3, H, W], the pixels."""
+        return self._pixels[:3, MARGIN:-MARGIN, MARGIN:-MARGIN]
+
+    def plan(self, order: tuple[int, ...], position: int, model: int) -> Plan:
+        height, width = self.size
+        places, orders = regressors(model, order, position)
+        usual = np.zeros(len(places) + ESTIMATE_COUNT * self.has_estimate, np.float32)
+        usual[: len(places)] = parameters(model)[position][1]
+        if self.has_estimate:
+            places = places + [(3 + order[position], *place) for place in AROUND[:ESTIMATE_COUNT]]
+            orders = [*orders[:-1], len(places)]
+        _, rows, columns = self._pixels.shape
+        n = len(places)
+        lengths = n + 1 - np.arange(n)
+        strides, left, above = zip(*MODELS[model].windows, strict=True)
+        return Plan(
+            order[position], height, width,
+            np.array([(plane * rows + dy) * columns + dx for plane, dy, dx in places], np.int64),
+            np.array([plane for plane, _, _ in places], np.int64), usual, np.array(orders, np.int64),
+            np.cumsum([0, *lengths]).astype(np.int64), np.cumsum([0, *(lengths + 1)]).astype(np.int64),
+            np.array(strides, np.int64), np.array(left, np.float32), np.array(above, np.float32),
+        )  # fmt: skip
 
     def run(
-        self, order: tuple[int, ...], position: int, source: Source, speed: int = 0, threads: int = 1,
-        watch: Callable[[int, int, int, Floats, Floats, Floats], None] | None = None,
+        self, order: tuple[int, ...], position: int, source: Source, model: int = BEST, threads: int = 1,
+        watch: Watch | None = None,
     ) -> None:  # fmt: skip
         """Decode the plane order[position], those before it being decoded.
 
-        source  source(first, last, time, weights [last - first, 256]) gives the pixels of these rows at `time`
-        speed   index into SPEEDS
-        watch   called with (first, last, time, regressors, means, inputs) after each line, for fitting
+        model    one of MODELS
+        watch    called with (plan, state, first, last, time, inputs) after each line, for training
         """
         height, width = self.size
-        target, earlier = order[position], np.array(order[:position][::-1], np.int64)
-        causal = CAUSAL[: CAUSAL_COUNTS[position]]
-        around = [(order[p], *o) for p, count in enumerate(AROUND_COUNTS[position]) for o in AROUND[:count]]
-        if self.has_estimate:
-            around += [(3 + target, *o) for o in AROUND[:ESTIMATE_COUNT]]
-        places = np.array(around, np.int64).reshape(-1, 3)
-        network, known = parameters()[position]
-        usual = np.zeros(len(causal) + len(places))
-        usual[: len(known)] = known
-        n = len(usual) + 1
-        left = np.zeros((PREDICTORS, height, n * (n + 1) // 2))
-        above = np.zeros((PREDICTORS, width, n * (n + 1) // 2))
-        squared = np.full((PREDICTORS, *self.errors.shape[1:]), UNKNOWN_ERROR**2)
-        coefficients, kept = np.zeros((PREDICTORS, height, n - 1)), np.array(SPEEDS[speed], np.int64)
-        regressors, means, base = np.zeros((height, n)), np.zeros((height, PREDICTORS + 1)), np.zeros(height)
-        inputs = np.zeros((height, mixture.feature_count(position)))
-        weights = np.empty((min(height, (width + SLANT - 1) // SLANT), 256))
-        layers = [network[name] for name in mixture.NETWORK]
+        plan = self.plan(order, position, model)
+        state = prediction.new_state(plan, self._pixels, self._errors, self._logs)
+        network, _ = parameters(model)[position]
+        layers = [network[name].reshape(-1) for name in mixture.NETWORK]
+        hidden, outputs = network["weights1"].shape[1], network["weights2"].shape[1]
+        earlier = np.array(order[:position][::-1], np.int64)
+        blocks = state.vectors.shape[1]
+        inputs = np.zeros((blocks, (len(network["weights0"]) - 1) * LANES), np.float32)
+        components = np.zeros((height, 3 * mixture.COMPONENTS))
+        coarse = np.zeros((height, 256 // mixture.COARSE))
+        fine = np.zeros((height, mixture.COARSE))
 
-        def model(first: int, last: int, time: int, out: Floats) -> None:
-            prediction.predict(
-                self.values, target, causal, places, usual, left, above, squared, coefficients, kept, first, last,
-                time, regressors, means, base,
-            )  # fmt: skip
-            mixture.tables(
-                regressors, means, self.errors, target, earlier, first, last, time, *layers, inputs, out
+        def compute(first: int, last: int, time: int) -> None:
+            prediction.predict(plan, state, first, last, time)
+            mixture.distributions(
+                plan, state, first, last, time, earlier, *layers, hidden, outputs, inputs, components, coarse
             )
 
         with ThreadPoolExecutor(threads) as pool:
             for time in range(width + SLANT * (height - 1)):
-                first = max(0, -((width - 1 - time) // SLANT))
-                last = min(height - 1, time // SLANT) + 1
-                rows = last - first
-                if rows <= 0:
-                    continue
-                parts = max(1, min(threads, rows // ROWS_PER_THREAD))
-                edges = [first + rows * i // parts for i in range(parts + 1)]
-                others = [
-                    pool.submit(model, a, b, time, weights[a - first : b - first])
-                    for a, b in itertools.pairwise(edges[1:])
-                ]
-                model(edges[0], edges[1], time, weights[: edges[1] - first])
+                first, last = max(0, -((width - 1 - time) // SLANT)), min(height - 1, time // SLANT) + 1
+                # statistics of blocks at either end go on while the rows beside them need them
+                start, end = max(0, first // LANES - 1), min(blocks, (last - 1) // LANES + 2)
+                parts = max(1, min(threads, (end - start) // BLOCKS_PER_THREAD))
+                edges = [start + (end - start) * i // parts for i in range(parts + 1)]
+                others = [pool.submit(compute, a, b, time) for a, b in itertools.pairwise(edges[1:])]
+                compute(edges[0], edges[1], time)
                 for other in others:
                     other.result()
-                pixels = source(first, last, time, weights[:rows])
-                prediction.update(
-                    self.values, target, left, squared, self.errors, first, last, time, regressors, means, base,
-                    pixels,
-                )  # fmt: skip
+                if last <= first:
+                    continue
+                high = source(first, last, time, coarse[first:last], 0)
+                mixture.fine_weights(components, first, high, fine[first:last])
+                pixels = mixture.COARSE * high + source(first, last, time, fine[first:last], 1)
+                prediction.update(plan, state, mixture.LOG, first, last, time, pixels)
                 if watch:
-                    watch(first, last, time, regressors, means, inputs)
+                    watch(plan, state, first, last, time, inputs)
+        plane = self._pixels[plan.target]
+        plane[:] = np.pad(plane[MARGIN:-MARGIN, MARGIN:-MARGIN], MARGIN, mode="edge")

@@ -33,26 +33,27 @@ if TYPE_CHECKING:
     from .prediction import Floats, Ints
 
 STORED, WEBP, COLOUR, GREY = range(4)  # methods: bytes [3, H, W], a WebP file, three planes, one plane for all three
-ESTIMATE = 128  # flag: the decoder's estimate is used; the other bits are an index into plane.SPEEDS
+ESTIMATE = 128  # flag: the decoder's estimate is used; the other bits are one of plane.MODELS
 WEBP_SIDE = 16383  # pixels at most
 
 Pixels = NDArray[np.uint8]
 
 
-def encode_pixels(image: Tensor, estimate: Tensor | None = None, speed: int = 0, threads: int = 1) -> bytes:
+def encode_pixels(image: Tensor, estimate: Tensor | None = None, fast: bool = False, threads: int = 1) -> bytes:
     """The segment for uint8 `image` [3, H, W], by the method that makes it shortest.
 
     estimate  float [3, h >= H, w >= W] in [-1, 1], which the decoder will have; None: there is none
-    speed     index into plane.SPEEDS, 0 for the shortest files
+    fast      with the model that takes less time, not the one of the shortest files
     threads   that share the work; the bytes do not depend on it
     """
-    from .plane import Planes  # with numba, which takes half a second to import
+    from .plane import BEST, FAST, Planes  # with numba, which takes half a second to import
 
+    model = FAST if fast else BEST
     pixels = image.cpu().numpy()
     method = GREY if (pixels == pixels[1]).all() else COLOUR
-    flags = bytes([speed | (0 if estimate is None else ESTIMATE)])
+    flags = bytes([model | (0 if estimate is None else ESTIMATE)])
     planes = Planes((pixels.shape[1], pixels.shape[2]), _grey_levels(estimate, pixels.shape[1:]))
-    bodies = {method: flags + _encode_planes(planes, pixels, 1 if method == GREY else 3, speed, threads)}
+    bodies = {method: flags + _encode_planes(planes, pixels, 1 if method == GREY else 3, model, threads)}
     if max(pixels.shape) <= WEBP_SIDE:
         bodies[WEBP] = get_codec("webp").encode(image, lossless=True).segments[0]
     bodies[STORED] = pixels.tobytes()
@@ -96,41 +97,44 @@ def _decode_body(data: bytes, size: tuple[int, int], estimate: Callable[[], Tens
         return np.frombuffer(data, np.uint8).reshape(3, *size).copy()
     if method == bytes([WEBP]):
         return get_codec("webp").decode(Stream(Header("webp", *size), (data,), native=True)).numpy()
-    from .plane import SPEEDS, Planes
+    from .plane import MODELS, Planes
 
-    if method not in (bytes([COLOUR]), bytes([GREY])) or not data or data[0] % ESTIMATE >= len(SPEEDS):
+    if method not in (bytes([COLOUR]), bytes([GREY])) or not data or data[0] % ESTIMATE not in MODELS:
         raise CodecError("the lossless segment is damaged, or written by a newer version")
     planes = Planes(size, _grey_levels(estimate(), size) if data[0] & ESTIMATE else None)
     count = 1 if method == bytes([GREY]) else 3
     return _decode_planes(planes, data[1:], count, data[0] % ESTIMATE, threads)
 
 
-def _encode_planes(planes: Planes, pixels: Pixels, count: int, speed: int, threads: int) -> bytes:
+def _encode_planes(planes: Planes, pixels: Pixels, count: int, model: int, threads: int) -> bytes:
     """Words of the range coder for the first `count` planes in coding order."""
+    from .mixture import COARSE
     from .prediction import SLANT
 
     encoder = WeightsEncoder()
     for position, channel in enumerate(CODING_ORDER[:count]):
-        plane = pixels[channel].astype(np.int64)
+        parts = np.divmod(pixels[channel].astype(np.int64), COARSE)
 
-        def source(first: int, last: int, time: int, weights: Floats, plane: Ints = plane) -> Ints:
+        def source(
+            first: int, last: int, time: int, weights: Floats, part: int, parts: tuple[Ints, Ints] = parts
+        ) -> Ints:
             rows = np.arange(first, last)
-            symbols = plane[rows, time - SLANT * rows]
+            symbols = parts[part][rows, time - SLANT * rows]
             encoder.encode(symbols, weights)
             return symbols
 
-        planes.run(CODING_ORDER, position, source, speed, threads)
+        planes.run(CODING_ORDER, position, source, model, threads)
     return encoder.data()
 
 
-def _decode_planes(planes: Planes, data: bytes, count: int, speed: int, threads: int) -> Pixels:
+def _decode_planes(planes: Planes, data: bytes, count: int, model: int, threads: int) -> Pixels:
     decoder = WeightsDecoder(data)
 
-    def source(first: int, last: int, time: int, weights: Floats) -> Ints:
+    def source(first: int, last: int, time: int, weights: Floats, part: int) -> Ints:
         return decoder.decode(weights).astype(np.int64)
 
     for position in range(count):
-        planes.run(CODING_ORDER, position, source, speed, threads)
+        planes.run(CODING_ORDER, position, source, model, threads)
     if count == 1:
         return np.repeat(planes.values[CODING_ORDER[0]].astype(np.uint8)[None], 3, axis=0)
     return planes.values[:3].astype(np.uint8)

@@ -57,6 +57,10 @@ class UQDMCodec:
         self.model = model.eval()
         self.reconstruction: Method = reconstruction
 
+    @property
+    def fingerprint(self) -> bytes:
+        return self.model.fingerprint
+
     def encode(
         self,
         image: torch.Tensor,
@@ -146,7 +150,7 @@ class UQDMCodec:
             if progress:
                 progress(count, count)
         segments = tuple(words + check for words, check in zip(encoder.segments(), checks, strict=True))
-        return Stream(Header(self.name, *size, self.model.fingerprint, bytes([DOUBLE * double])), segments)
+        return Stream(Header(self.name, *size, self.fingerprint, bytes([DOUBLE * double])), segments)
 
     def _step_bits(self, z: NDArray[np.float64], parameters: StepParameters, inside: NDArray[np.bool_]) -> float:
         """-log2 p of latents z [M], in deltas, under the unrounded parameters."""
@@ -170,7 +174,7 @@ class UQDMCodec:
         Raises CodecError: another model's stream, a stream that this machine's arithmetic does not reproduce, ...
         """
         header = stream.header
-        check_model(header, self.name, self.model.fingerprint)
+        check_model(header, self.name, self.fingerprint)
         if header.params not in (b"\0", bytes([DOUBLE])):
             raise CodecError("the file uses an option of the uqdm codec that this program does not know")
         count = len(stream.segments) if segments is None else segments

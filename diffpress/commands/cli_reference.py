@@ -17,7 +17,7 @@ Every option of `compress.py`, `decompress.py`, `calibrate.py` and `evaluate.py`
   override the file, wherever `--config` stands.
 - Exit codes: 0; 1 if some files failed, each with its sentence; 2 if nothing could be done.
 - Without `-o`, `photo.jpg` becomes `photo.dfc` beside it, and a folder `photos` a folder `photos-dfc` beside it.
-  Sub-folders are not visited. Nothing is overwritten without `--force`, and an input never.
+  Sub-folders are made again in the output. Nothing is overwritten without `--force`, and an input never.
 """
 
 

@@ -45,6 +45,11 @@ class Done:
 class Work(Protocol):
     """What a process does with a file to read and one to write."""
 
+    @property
+    def model(self) -> bytes:
+        """Fingerprint of the model it computes with; b"" where there is none, or the files choose theirs."""
+        ...
+
     def __call__(self, source: Path, target: Path, known: Entry | None, tick: Tick) -> Done:
         """`known` is what the manifest says of `target`.  Raises one of user_errors()."""
         ...
@@ -113,6 +118,14 @@ class _Compressor:
     codec: Any
     prompt_of: Callable[[Path, Any], str] | None
 
+    @property
+    def model(self) -> bytes:
+        """See Work."""
+        from ..codecs.registry import MODEL_CODECS
+
+        fingerprint: bytes = self.codec.fingerprint if self.settings.codec in MODEL_CODECS else b""
+        return fingerprint
+
     def __call__(self, source: Path, target: Path, known: Entry | None, tick: Tick) -> Done:
         from ..codecs import attachments, container
         from ..codecs.registry import MODEL_CODECS
@@ -168,8 +181,7 @@ class _Compressor:
             digest.update(photo.alpha.numpy().tobytes())
         for name, data in photo.metadata.items():
             digest.update(name.encode() + data)
-        model = getattr(self.codec, "fingerprint", b"").hex()
-        return {"pixels": digest.hexdigest(), "codec": self.settings.codec, "model": model,
+        return {"pixels": digest.hexdigest(), "codec": self.settings.codec, "model": self.model.hex(),
                 "settings": self.settings.identity}  # fmt: skip
 
 
@@ -261,6 +273,7 @@ class Decompressing:
 class _Decompressor:
     settings: Decompressing
     codecs: dict[tuple[str, bytes], Any] = field(default_factory=dict)
+    model: bytes = b""
 
     def __call__(self, source: Path, target: Path, known: Entry | None, tick: Tick) -> Done:
         from ..data.images import save_photo

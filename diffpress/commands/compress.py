@@ -125,7 +125,7 @@ def _command(given: dict[str, Any]) -> int:
     from ..data.images import check_colour
     from .batch import default_processes, run_batch
     from .coding import Compressing
-    from .files import plan
+    from .files import plan, remove_leftovers
     from .manifest import Manifest
 
     check_targets(name, routed.encode)
@@ -148,6 +148,8 @@ def _command(given: dict[str, Any]) -> int:
     if planned.folder is not None:
         manifest = Manifest(planned.folder, f"-{number + 1}-of-{shards}" if shards > 1 else "")
     with manifest or nullcontext():
+        if manifest is not None and settings.resume:
+            remove_leftovers([manifest.path, *(target for _, target in jobs)])
         code = run_batch(jobs, settings, min(processes, len(jobs)), manifest, settings.resume)
     if default_rate and code == 0:
         print(f"at most {DEFAULT_BPP:g} bpp, as no rate was given; choose with --bpp, --psnr, --quality or --lossless")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -82,6 +82,17 @@ def plan(
     many = len(jobs) > 1 or bool(folders)
     single = folders.pop() if len(folders) == 1 and len(inputs) == 1 else None
     return Plan(mine, (out or single) if many else None)
+
+
+def remove_leftovers(targets: Iterable[Path]) -> None:
+    """Remove what write_file (data/images.py) left of `targets` when it was killed; nobody may be writing them."""
+    names: dict[Path, set[str]] = {}
+    for target in targets:
+        names.setdefault(target.parent, set()).add(target.name)
+    for folder, mine in names.items():
+        for path in folder.glob(".*.tmp"):  # .NAME.RANDOM.tmp
+            if path.name[1:].rsplit(".", 2)[0] in mine:
+                path.unlink(missing_ok=True)
 
 
 def _beside(folder: Path, suffix: str) -> Path:

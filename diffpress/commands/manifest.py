@@ -24,14 +24,17 @@ class Manifest:
 
     folder  where the files go
     shard   "" or "-1-of-4", in the name
-    Raises UsageError where another process is writing it.
+    Raises UsageError where another process is writing it, or nobody can.
     """
 
     def __init__(self, folder: Path, shard: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / NAME.format(shard)
-        self.handle = self._open()
-        self.known = read_manifests(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.handle = self._open()
+            self.known = read_manifests(folder)
+        except OSError as error:
+            raise UsageError(f"{self.path}: cannot be written ({error.strerror})") from None
 
     def _open(self) -> int:
         while True:

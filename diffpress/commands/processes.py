@@ -18,6 +18,13 @@ Task = tuple[Path, Path, Entry | None]  # and what the manifest knows of that
 Result = tuple[Job, Done | str]  # a job, and what became of it or why nothing
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """What a process says once its settings are open: the fingerprint of its model."""
+
+    model: bytes
+
+
 @dataclass
 class _Process:
     """A process, and the job it is at; `ready` once its settings are open."""
@@ -35,8 +42,12 @@ class _Process:
 
 
 def in_processes(tasks: Iterable[Task], settings: Settings, count: int) -> Generator[Result]:
-    """The result of each task, as they come; raises UsageError if the settings cannot be opened."""
-    waiting = iter(tasks)
+    """The result of each task, as they come.
+
+    Raises UsageError if the settings cannot be opened, or open another model in one process than in another: its
+    folder was replaced meanwhile.
+    """
+    waiting, first = iter(tasks), None
     running = [_start(settings) for _ in range(count)]
     try:
         while running:
@@ -54,11 +65,14 @@ def in_processes(tasks: Iterable[Task], settings: Settings, count: int) -> Gener
                         yield one.job, f"its process ended while it worked on it ({why}); out of memory?"
                     running.append(_start(settings))
                     continue
-                if isinstance(answer, str) and not one.ready:
+                if isinstance(answer, _Ready):
+                    one.ready, first = True, first or answer
+                    if answer != first:
+                        raise UsageError("the model was replaced while this ran; --resume makes all files with the new")
+                elif not one.ready:
                     raise UsageError(answer)
-                if one.job is not None:
+                elif one.job is not None:
                     yield one.job, answer
-                one.ready = True
                 task = next(waiting, None)
                 one.job = None if task is None else task[:2]
                 one.connection.send(task)
@@ -97,7 +111,7 @@ def _serve(connection: Connection, settings: Settings) -> None:
         except user_errors() as error:
             connection.send(sentence(error))
             return
-        connection.send(None)
+        connection.send(_Ready(work.model))
         while (task := connection.recv()) is not None:
             connection.send(_result(work, task))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import textwrap
-from argparse import ArgumentError, ArgumentParser
+from argparse import ArgumentError
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,7 +16,9 @@ from lightning.pytorch.cli import ArgsType, LightningCLI
 from ..data import ImageData, ImageError
 from ..lightning_modules import ModelError
 from ..lightning_modules.training.export import export
+from .command_line import CommandLine
 from .errors import NothingAsked, UsageError, run
+from .options import options_of
 
 EXAMPLES = """python train.py fit -c configs/denoiser/pixel.yaml --data.train photos
 python train.py fit -c configs/denoiser/pixel.yaml --data.train photos --ckpt_path LAST.ckpt    # goes on
@@ -79,19 +81,14 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _export(words: list[str]) -> int:
-    parser = ArgumentParser("train.py export", description="Turn a checkpoint of train.py fit into a model folder.")
-    parser.error = _refuse  # type: ignore[method-assign]
-    parser.add_argument("checkpoint", type=Path, help="a .ckpt file, or a UQDM folder as its authors distribute it")
-    parser.add_argument("folder", type=Path, help="the model folder, which is made")
-    parser.add_argument("--half", action="store_true", help="store the network in half precision")
-    parser.add_argument(
-        "--integers", type=Path, metavar="PHOTOS",
-        help="a denoiser of one resolution with ReLU in integers, which gives the same estimates on every machine; "
-        "exponents are chosen on the first photos of this folder",
-    )  # fmt: skip
-    parser.add_argument("--last", action="store_true", help="the weights of the last step, not their average")
-    options = parser.parse_args(words)
-    export(options.checkpoint, options.folder, options.half, options.integers, options.last)
+    p = CommandLine("train.py export", "Turn a checkpoint of train.py fit into a model folder.", [
+        "train.py export LAST.ckpt my-model",
+    ])  # fmt: skip
+    options = options_of("lightning_modules/training/export.py", "export")
+    for name in ("checkpoint", "folder"):
+        p.add_argument(name, type=Path, help=options.pop(name).help)
+    p.add_options("options", options.values())
+    export(**{name: value for name, value in vars(p.parse_args(words)).items() if value is not None})
     return 0
 
 

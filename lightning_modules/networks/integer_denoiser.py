@@ -32,7 +32,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -331,7 +331,8 @@ class IntegerDenoiser:
         """The network that was saved into `folder`; raises ModelError."""
         config = read_json(folder / "config.json")
         try:
-            return cls(config, load_file(folder / WEIGHTS))
+            # not load_file, whose tensors change with the file while they are used
+            return cls(config, load((folder / WEIGHTS).read_bytes()))
         except FileNotFoundError:
             raise ModelError(f"{folder} has no weights ({WEIGHTS})") from None
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError, SafetensorError) as error:

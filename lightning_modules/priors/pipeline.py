@@ -186,13 +186,14 @@ class PipelinePrior(Prior):
         def unchanged(z: Any = None, *args: Any, **given: Any) -> Any:
             return (given.get("hidden_states", z),)
 
+        stand_in: Any = patch.object(self._network(), "forward", unchanged) if keep else nullcontext()
         self.one_step.times, self.one_step.keep = times, keep
         prepare = type(self.pipeline).prepare_latents.__globals__
         with (
             self._enough_memory(),
             patch.dict(prepare, {"randn_tensor": randn}),
             patch.object(self.pipeline.vae, "decode", decode),
-            patch.object(self._network(), "forward", unchanged) if keep else nullcontext(),
+            stand_in,
             patch.object(self.pipeline, "encode_prompt", self._remembered(self.pipeline.encode_prompt)),
         ):
             try:

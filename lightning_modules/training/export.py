@@ -16,7 +16,7 @@ from .. import uqdm, vdm
 from ..identity import ModelError
 from ..networks.denoiser import Denoiser
 from .integers import integer_denoiser, photos
-from .pixel_diffusion import read_checkpoint, refused_as
+from .pixel_diffusion import PixelDiffusion, read_checkpoint, refused_as
 from .published_checkpoints import is_published
 
 
@@ -55,14 +55,14 @@ def export(
                 integer_denoiser(network, photos(integers), log_snr_range).save(folder)
             (folder / "prior.json").write_text(json.dumps({"log_snr": [log_snr_range[1], log_snr_range[0]]}) + "\n")
         elif kind in MODULES:
-            module = MODULES[kind](config)
+            module = MODULES[kind].from_config(config)
             module.load_state_dict(weights)
             module.save_folder(folder, half)
         else:
             raise ValueError(f"it holds a model of kind {kind}")
 
 
-MODULES = {uqdm.UQDM.kind: uqdm.from_config, vdm.VDM.kind: vdm.from_config}
+MODULES: dict[str, type[PixelDiffusion]] = {cls.kind: cls for cls in (uqdm.UQDM, vdm.VDM)}
 
 
 def _description(state: dict[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import lightning as L
 import torch
@@ -118,6 +118,12 @@ class PixelDiffusion(L.LightningModule):
             self.network.to(memory_format=torch.channels_last)
         if compile:
             self.network.compile()
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], **training: Any) -> Self:
+        """The model of a `model_config()`, or of that of config.json; `training` are further init arguments."""
+        nested = {"network": network_config(config["network"]), "schedule": ScheduleConfig(**config["schedule"])}
+        return cls(**{**config, **nested}, **training)
 
     @abstractmethod
     def model_config(self) -> dict[str, Any]:
@@ -224,10 +230,6 @@ class PixelDiffusion(L.LightningModule):
         save_file(weights, str(folder / "model.safetensors"))
 
 
-Module = TypeVar("Module", bound=PixelDiffusion)
-Build = Callable[[dict[str, Any]], Module]
-
-
 # what unfit configurations and weights raise where they are put to use
 UNFIT = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, SafetensorError)
 
@@ -254,17 +256,20 @@ def read_checkpoint(path: Path) -> Any:
         raise ModelError(f"{path} is damaged, or no checkpoint") from error
 
 
-def load_folder(folder: str | Path, kind: str, build: Build[Module], device: str | torch.device | None) -> Module:
-    """The module in `folder`, made by `build` from its configuration, on `device` (None: CPU), in evaluation mode.
+Module = TypeVar("Module", bound=PixelDiffusion)
+
+
+def load_folder(folder: str | Path, cls: type[Module], device: str | torch.device | None) -> Module:
+    """The module of class `cls` in `folder`, on `device` (None: CPU), in evaluation mode.
 
     ModelError if the folder holds another kind of model, or no weights that fit its configuration.
     """
     config = read_json(Path(folder) / "config.json")
     found = config.pop("_class_name", None)
-    if found != kind:
-        raise ModelError(f"{folder} holds a model of kind {found}, not {kind}")
-    with refused_as(f"{Path(folder) / 'config.json'} describes no {kind}"):
-        module = build(config)
+    if found != cls.kind:
+        raise ModelError(f"{folder} holds a model of kind {found}, not {cls.kind}")
+    with refused_as(f"{Path(folder) / 'config.json'} describes no {cls.kind}"):
+        module = cls.from_config(config)
     path = Path(folder) / "model.safetensors"
     if not path.is_file():
         raise ModelError(f"{path} is missing")

@@ -16,7 +16,7 @@ import torch
 from ..diffusion.noise_schedule import ScheduleConfig
 from ..diffusion.universal_quantization import BasePrior
 from ..identity import fingerprint, of_raw_weights, read_json
-from .pixel_diffusion import Build, Module, read_checkpoint, refused_as
+from .pixel_diffusion import Module, read_checkpoint, refused_as
 
 T = TypeVar("T")
 
@@ -62,17 +62,15 @@ def _known(name: str, value: Any, meanings: dict[str, T]) -> T:
     return meanings[value]
 
 
-def load_published(folder: str | Path, build: Build[Module], averaged: bool = True) -> Module:
-    """The UQDM in a published `folder`, on the CPU; `averaged` as in uqdm.load_uqdm.
-
-    build  makes an untrained UQDM of its model_config()
+def load_published(folder: str | Path, cls: type[Module], averaged: bool = True) -> Module:
+    """The UQDM, the class `cls`, in a published `folder`, on the CPU; `averaged` as in uqdm.load_uqdm.
 
     Raises ModelError for a configuration that describes no UQDM, and for tensors that are missing or do not fit it.
     """
     folder = Path(folder)
     config = read_json(folder / "config.json")
     with refused_as(f"{folder / 'config.json'} describes no published UQDM"):
-        model = build(our_config(config))
+        model = cls.from_config(our_config(config))
     path = folder / str(config["restore_ckpt"])
     with torch.serialization.safe_globals(_ALLOWED):
         checkpoint = read_checkpoint(path)

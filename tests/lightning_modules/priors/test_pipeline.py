@@ -146,7 +146,8 @@ SharedChain.advance = watched
 for folder in sys.argv[2:]:
     name = folder.rpartition("/")[2]
     codec = get_codec("diffc", model=load_model(folder, device="cpu"), schedule="flux", preset=12, reconstruction="mse")
-    states[f"{name} image"] = codec.decode(container.read(open(f"{folder}.dfc", "rb").read(), codec))
+    image = codec.decode(container.read(open(f"{folder}.dfc", "rb").read(), codec))
+    states[f"{name} image"] = image.contiguous()
 save_file(states, sys.argv[1])
 """
 

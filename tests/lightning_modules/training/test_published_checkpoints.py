@@ -17,7 +17,7 @@ from diffpress.lightning_modules.diffusion import gaussian
 from diffpress.lightning_modules.diffusion import pixels as pixel_likelihood
 from diffpress.lightning_modules.training.export import export
 from diffpress.lightning_modules.training.published_checkpoints import load_published, our_config
-from diffpress.lightning_modules.uqdm import UQDM, from_config, load_uqdm
+from diffpress.lightning_modules.uqdm import UQDM, load_uqdm
 
 CONFIG = {
     "restore_ckpt": "checkpoint.pt",
@@ -37,7 +37,7 @@ def published(tmp_path: Path) -> Path:
     folder = tmp_path / "published"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    model = from_config(our_config(CONFIG))
+    model = UQDM.from_config(our_config(CONFIG))
     tensors = [p.detach() + 1.0 for p in [*model.network.parameters(), *model.schedule.parameters()]]
     optimizer = {"param_groups": [{"lr": np.float64(2e-4)}]}  # as distributed: one NumPy number among the settings
     torch.save(
@@ -60,7 +60,7 @@ def test_both_forms_load_and_are_different_models(published: Path) -> None:
 
 def test_export_to_our_form_keeps_every_weight(published: Path, tmp_path: Path) -> None:
     export(published, tmp_path / "ours")
-    ours, theirs = load_uqdm(tmp_path / "ours"), load_published(published, from_config)
+    ours, theirs = load_uqdm(tmp_path / "ours"), load_published(published, UQDM)
     assert all(torch.equal(value, ours.state_dict()[name]) for name, value in theirs.state_dict().items())
     assert not list((tmp_path / "ours").glob("*.pt"))
 
