@@ -25,7 +25,7 @@ def test_the_pretended_gpu_behaves_like_one() -> None:
         assert isinstance(x, OnGpu)
         assert (x + torch.tensor(1.0)).device == GPU
         with pytest.raises(RuntimeError, match="different devices"):
-            x + torch.ones(3)
+            _ = x + torch.ones(3)
         with pytest.raises(RuntimeError, match="numpy"):
             x.numpy()
         torch.ones(3).pin_memory().to(GPU, non_blocking=True)
