@@ -166,7 +166,7 @@ class PixelMixture(lightning.LightningModule):
     def _remember(self, image: Tensor) -> None:
         samples = collect(image, self.model, self.kept, int(self.crops))
         self.memory.append(samples)
-        self.crops += 1
+        self.crops.add_(1)
         for position, one in enumerate(samples):
             self.get_buffer(f"sums{position}").add_(one.sums)
         if int(self.crops) == NORMALISED_BY:
