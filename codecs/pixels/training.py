@@ -1,6 +1,6 @@
 """Trains what the pixel coder knows before it sees an image: mixture.npz, by train.py.
 
-    python train.py fit -c configs/pixels/mixture.yaml --data.data_dir DIR
+    python train.py fit -c configs/pixels/mixture.yaml --data configs/data/pixels.yaml --data.data_dir DIR
 
 The coder runs over crops of photos as it does for a file; what its networks read and the pixels that came are kept in
 a buffer, and the networks of the three planes are fitted to draws from it by Adam on the bits per pixel.  A resumed run
