@@ -13,7 +13,9 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic as numba_intrinsic
+
+intrinsic: Any = numba_intrinsic  # its callers leave out the first argument, which numba's types do not know
 
 LANES = 16
 GROUP = 8  # outputs of `affine`

@@ -1,6 +1,6 @@
 """Trains what the pixel coder knows before it sees an image: mixture.npz, by train.py.
 
-    python train.py fit -c configs/pixels/mixture.yaml --data.data_dir DIR
+    python train.py fit -c configs/pixels/mixture.yaml --data configs/data/pixels.yaml --data.data_dir DIR
 
 The coder runs over crops of photos as it does for a file; what its networks read and the pixels that came are kept in
 a buffer, and the networks of the three planes are fitted to draws from it by Adam on the bits per pixel.  A resumed run
@@ -166,7 +166,7 @@ class PixelMixture(lightning.LightningModule):
     def _remember(self, image: Tensor) -> None:
         samples = collect(image, self.model, self.kept, int(self.crops))
         self.memory.append(samples)
-        self.crops += 1
+        self.crops.add_(1)
         for position, one in enumerate(samples):
             self.get_buffer(f"sums{position}").add_(one.sums)
         if int(self.crops) == NORMALISED_BY:
