@@ -95,7 +95,8 @@ def kill(
         time.sleep(pause)
         ended = run.poll() is not None
         if number % 2:
-            os.killpg(run.pid, signal.SIGKILL)  # all of them
+            with contextlib.suppress(ProcessLookupError):  # it had ended
+                os.killpg(run.pid, signal.SIGKILL)  # all of them
         else:
             run.kill()
         run.wait()
