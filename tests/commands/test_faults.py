@@ -129,6 +129,7 @@ def test_a_folder_that_nobody_can_write_is_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_checkpoints_are_renamed_within_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is moved from another file system is copied over the last good one."""
+    monkeypatch.chdir(tmp_path)  # where Lightning writes its settings
     for number in range(2):
         save_image(synthetic_photo(16, 16, number), tmp_path / "photos" / f"{number}.png")
     monkeypatch.setattr(shutil, "move", lambda *_: pytest.fail("moved"))
