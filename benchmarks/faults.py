@@ -144,7 +144,7 @@ def decompress(work: Path, count: int, kills: int, rng: random.Random) -> None:
     subprocess.run(command("compress", work / "photos", "-o", work / "files", *model, "--bpp", 2), check=True, **QUIET)
     undisturbed(command("decompress", work / "files", "-o", work / "whole", *model))
     again = command("decompress", work / "files", "-o", work / "out", *model, "--force")
-    kill(lambda: again, kills, rng, count, lambda: max(_changed(work / "out", ".png"), default=0),
+    kill(lambda: again, kills, rng, count // 2, lambda: max(_changed(work / "out", ".png"), default=0),
          differing(work / "out", work / "whole", ".png"))  # fmt: skip
     print("names", "the same" if {name for name in files(work / "out") if not name.endswith(".tmp")}
           == set(files(work / "whole")) else "DIFFERENT")  # fmt: skip
