@@ -12,6 +12,7 @@ Every run is checked against one that nothing disturbed: nothing half-written un
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -75,23 +76,27 @@ def check(out: Path, whole: Path) -> str:
 
 
 def kill(
-    again: Callable[[], list[str]], kills: int, rng: random.Random, seconds: float, wrong: Callable[[], list[str]],
-    work: Path | None = None,
+    again: Callable[[], list[str]], kills: int, rng: random.Random, most: int, progress: Callable[[], Any],
+    wrong: Callable[[], list[str]],
 ) -> None:
     """Start `again()`, kill it at a random moment, look what is `wrong`; so many times, then let one run end.
 
-    In turns the parent alone and all processes are killed: after up to `seconds`, or, with the folder `work` of
-    compress.py, after up to a tenth of its photos.
+    A moment is up to 0.1 s after `progress()` changed for the n-th time, n up to `most`; for n = 0 up to 10 s from the
+    start.  In turns the parent alone and all processes are killed.
     """
     for number in range(kills):
+        seen, changes = progress(), rng.randint(0, most)
+        pause = rng.uniform(0, 0.1 if changes else 10)
         run = subprocess.Popen(again(), start_new_session=True, **QUIET)
-        if work is None:
-            time.sleep(rng.uniform(0, seconds))
-        else:
-            _wait(run, work / "out" / "manifest.jsonl", rng.randint(0, int(2 * seconds)), rng)
+        while changes and run.poll() is None:
+            if (now := progress()) != seen:
+                seen, changes = now, changes - 1
+            time.sleep(0.005)
+        time.sleep(pause)
         ended = run.poll() is not None
         if number % 2:
-            os.killpg(run.pid, signal.SIGKILL)  # all of them
+            with contextlib.suppress(ProcessLookupError):  # it had ended
+                os.killpg(run.pid, signal.SIGKILL)  # all of them
         else:
             run.kill()
         run.wait()
@@ -103,21 +108,14 @@ def kill(
           last.stderr[-300:] if last.returncode else "", flush=True)  # fmt: skip
 
 
-def _wait(run: subprocess.Popen[bytes], path: Path, lines: int, rng: random.Random) -> None:
-    """Until `run` has added so many lines to the manifest and a moment more; without lines, a moment from its start."""
-    before = path.read_bytes().count(b"\n") if path.is_file() else 0
-    while lines and run.poll() is None and (not path.is_file() or path.read_bytes().count(b"\n") < before + lines):
-        time.sleep(0.005)
-    time.sleep(rng.uniform(0, 0.1 if lines else 10))
-
-
-def undisturbed(words: list[str]) -> float:
-    """Seconds that a run takes."""
+def undisturbed(words: list[str]) -> None:
     start = time.perf_counter()
     subprocess.run(words, check=True, **QUIET)
-    seconds = time.perf_counter() - start
-    print(f"undisturbed: {seconds:.0f} s", flush=True)
-    return seconds
+    print(f"undisturbed: {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def count_of(folder: Path, pattern: str) -> Callable[[], int]:
+    return lambda: sum(1 for _ in folder.rglob(pattern))
 
 
 def differing(out: Path, whole: Path, suffix: str) -> Callable[[], list[str]]:
@@ -134,7 +132,9 @@ def compress(work: Path, count: int, kills: int, rng: random.Random) -> None:
     words = ("--model", FAST, "--preset", "fast", *ON_CPU, "--bpp", 2, "--jobs", 2)
     undisturbed(command("compress", work / "photos", "-o", work / "whole", *words))
     again = command("compress", work / "photos", "-o", work / "out", *words, "--resume")
-    kill(lambda: again, kills, rng, count / kills, differing(work / "out", work / "whole", ".dfc"), work)
+    lines = work / "out" / "manifest.jsonl"
+    kill(lambda: again, kills, rng, 2 * count // kills, lambda: lines.stat().st_size if lines.is_file() else 0,
+         differing(work / "out", work / "whole", ".dfc"))  # fmt: skip
     print(check(work / "out", work / "whole"))
 
 
@@ -142,18 +142,28 @@ def decompress(work: Path, count: int, kills: int, rng: random.Random) -> None:
     photos(work / "photos", count, 32)
     model = ("--model", MODEL, *ON_CPU, "--jobs", 2)
     subprocess.run(command("compress", work / "photos", "-o", work / "files", *model, "--bpp", 2), check=True, **QUIET)
-    seconds = undisturbed(command("decompress", work / "files", "-o", work / "whole", *model))
+    undisturbed(command("decompress", work / "files", "-o", work / "whole", *model))
     again = command("decompress", work / "files", "-o", work / "out", *model, "--force")
-    kill(lambda: again, kills, rng, seconds, differing(work / "out", work / "whole", ".png"))
+    kill(lambda: again, kills, rng, count // 2, lambda: max(_changed(work / "out", ".png"), default=0),
+         differing(work / "out", work / "whole", ".png"))  # fmt: skip
     print("names", "the same" if {name for name in files(work / "out") if not name.endswith(".tmp")}
           == set(files(work / "whole")) else "DIFFERENT")  # fmt: skip
+
+
+def _changed(folder: Path, suffix: str) -> list[int]:
+    """When the files of a folder were last written."""
+    found = []
+    for path in folder.rglob(f"*{suffix}"):
+        with contextlib.suppress(FileNotFoundError):  # one is being replaced
+            found.append(path.stat().st_mtime_ns)
+    return sorted(found)
 
 
 def evaluate(work: Path, count: int, kills: int, rng: random.Random) -> None:
     photos(work / "photos", count, 64)
     words = ("--codecs", "webp", "jpeg", "--points", "webp:20,50,90,lossless", "jpeg:20,50,90", *ON_CPU,
              "--data", work / "photos" / "0", "-o")  # fmt: skip
-    seconds = undisturbed(command("evaluate", *words, work / "whole"))
+    undisturbed(command("evaluate", *words, work / "whole"))
     expected, whole = _records(work / "whole"), files(work / "whole" / "files")
 
     def wrong() -> list[str]:
@@ -165,7 +175,7 @@ def evaluate(work: Path, count: int, kills: int, rng: random.Random) -> None:
         return [f"{name} DIFFERS" for name in bad]
 
     again = command("evaluate", *words, work / "out")
-    kill(lambda: again, kills, rng, seconds, wrong)
+    kill(lambda: again, kills, rng, 2 * len(expected) // kills, count_of(work / "out" / "records", "*.json"), wrong)
     print(f"{len(_records(work / 'out'))} of {len(expected)} records")
 
 
@@ -185,8 +195,11 @@ def train(work: Path, count: int, kills: int, rng: random.Random) -> None:
     photos(work / "photos", 10, 64)
     model, trainer = "--model.init_args.", "--trainer."
 
+    def checkpoints(out: Path) -> list[Path]:
+        return sorted(out.rglob("last*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+
     def words(out: Path) -> list[str]:
-        found = sorted(out.rglob("last*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        found = checkpoints(out)
         return command(
             "train", "fit", "-c", ROOT / "configs" / "uqdm" / "tiny.yaml", f"--data.train={work / 'photos' / '0'}",
             f"--data.val={work / 'photos' / '0'}", "--data.crop_size=16", f"{model}network.embedding_dim=8",
@@ -196,16 +209,15 @@ def train(work: Path, count: int, kills: int, rng: random.Random) -> None:
             f"{trainer}callbacks.every_n_train_steps=2", *([f"--ckpt_path={found[-1]}"] if found else []),
         )  # fmt: skip
 
-    seconds = undisturbed(words(work / "whole"))
+    undisturbed(words(work / "whole"))
 
     def states(out: Path) -> list[dict[str, Any]]:
-        paths = sorted(out.rglob("last*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-        return [torch.load(path, weights_only=True) for path in paths]  # raises where one is half-written
+        return [torch.load(path, weights_only=True) for path in checkpoints(out)]  # raises where one is half-written
 
     def wrong() -> list[str]:
-        return [] if all(one["state_dict"] for one in states(work / "out")) else ["EMPTY"]
+        return [f"step {one['global_step']} EMPTY" for one in states(work / "out") if not one["state_dict"]]
 
-    kill(lambda: words(work / "out"), kills, rng, seconds, wrong)
+    kill(lambda: words(work / "out"), kills, rng, count // kills, lambda: _changed(work / "out", ".ckpt"), wrong)
     ours, theirs = states(work / "out")[-1], states(work / "whole")[-1]
     far = max(float((ours["state_dict"][name] - one).abs().max()) for name, one in theirs["state_dict"].items())
     print(f"steps {ours['global_step']} and {theirs['global_step']}, weights differ by {far:.2g} at most")

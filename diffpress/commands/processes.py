@@ -47,7 +47,8 @@ def in_processes(tasks: Iterable[Task], settings: Settings, count: int) -> Gener
     Raises UsageError if the settings cannot be opened, or open another model in one process than in another: its
     folder was replaced meanwhile.
     """
-    waiting, first = iter(tasks), None
+    waiting = iter(tasks)
+    first: _Ready | None = None
     running = [_start(settings) for _ in range(count)]
     try:
         while running:
@@ -75,7 +76,8 @@ def in_processes(tasks: Iterable[Task], settings: Settings, count: int) -> Gener
                     yield one.job, answer
                 task = next(waiting, None)
                 one.job = None if task is None else task[:2]
-                one.connection.send(task)
+                with suppress(OSError):  # it has just died, and the end of what it says will tell
+                    one.connection.send(task)
                 if task is None:
                     running.remove(one)
                     one.end()

@@ -7,7 +7,7 @@ import sys
 import textwrap
 from argparse import ArgumentError
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import lightning as L
 import torch
@@ -15,6 +15,7 @@ from lightning.pytorch.cli import ArgsType, LightningCLI
 
 from ..data import ImageData, ImageError
 from ..lightning_modules import ModelError
+from ..lightning_modules.training.checkpoints import AtomicCheckpoints
 from ..lightning_modules.training.export import export
 from .command_line import CommandLine
 from .errors import NothingAsked, UsageError, run
@@ -49,6 +50,11 @@ _PARSERS = {"exit_on_error": False} | {
 class _CommandLine(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """The options given hold for a resumed run, too: Lightning would silently take the checkpoint's instead."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.strategy.checkpoint_io = AtomicCheckpoints()
+        return trainer
 
 
 def main(args: ArgsType = None) -> int:

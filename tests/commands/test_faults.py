@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from diffpress.codecs import container, get_codec
 from diffpress.commands.batch import run_batch
@@ -16,8 +17,10 @@ from diffpress.commands.coding import Compressing
 from diffpress.commands.compress import main as compress
 from diffpress.commands.errors import UsageError
 from diffpress.commands.manifest import Manifest, read_manifests
+from diffpress.commands.train import main as train
 from diffpress.data import save_image
 from diffpress.lightning_modules import ModelError, load_model, loading
+from diffpress.lightning_modules.training.checkpoints import AtomicCheckpoints
 from helpers import ROOT, EndsAtC, synthetic_photo
 
 PHOTO = synthetic_photo(24, 32, 1)
@@ -121,3 +124,26 @@ def test_a_folder_that_nobody_can_write_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"manifest\.jsonl: cannot be written \(Not a directory\)"):
         Manifest(tmp_path / "file" / "out", "")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_checkpoints_are_renamed_within_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is moved from another file system is copied over the last good one."""
+    monkeypatch.chdir(tmp_path)  # where Lightning writes its settings
+    for number in range(2):
+        save_image(synthetic_photo(16, 16, number), tmp_path / "photos" / f"{number}.png")
+    monkeypatch.setattr(shutil, "move", lambda *_: pytest.fail("moved"))
+    model, trainer = "--model.init_args.", "--trainer."
+    assert train([
+        "fit", "-c", str(ROOT / "configs" / "uqdm" / "tiny.yaml"), f"--data.train={tmp_path / 'photos'}",
+        f"--data.val={tmp_path / 'photos'}", "--data.crop_size=16", f"{model}network.embedding_dim=8",
+        f"{model}network.norm_groups=4", f"{model}network.mid_attention=false", f"{trainer}max_steps=1",
+        f"{trainer}accelerator=cpu", f"{trainer}enable_progress_bar=false", f"{trainer}num_sanity_val_steps=0",
+        f"{trainer}default_root_dir={tmp_path}", f"{trainer}callbacks.every_n_train_steps=1", f"{trainer}logger=false",
+    ]) == 0  # fmt: skip
+    found = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert found["global_step"] == 1
+    monkeypatch.setattr("os.replace", lambda *_: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):
+        AtomicCheckpoints().save_checkpoint({}, tmp_path / "checkpoints" / "last.ckpt")
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1

@@ -65,8 +65,11 @@ def test_processes_and_shards_give_the_files_of_one_process(photos: Path, tiny_p
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_lightning_gives_the_files_of_one_process(devices: int, tmp_path: Path, tiny_prior: Path) -> None:
+def test_lightning_gives_the_files_of_one_process(
+    devices: int, tmp_path: Path, tiny_prior: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A folder by `train.py predict`, over processes, and by compress.py, whole and in shards."""
+    monkeypatch.chdir(tmp_path)  # where Lightning writes its settings
     for number in range(5):
         save_image(synthetic_photo(24, 30 + number, number), tmp_path / "photos" / f"{number}.png")
     words = [str(tmp_path / "photos"), "--bpp", "2", "--model", str(tiny_prior), "--device", "cpu"]
