@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -239,7 +240,7 @@ class PipelinePrior(Prior):
         factor = probe(torch.ones_like) - offset
         place, digit = torch.zeros_like(offset, dtype=torch.int64), 1
         while digit < torch.Size(shape).numel():  # by digits of 16, which a pipeline in bfloat16 keeps
-            place += digit * ((probe(lambda n, one=digit: n // one % 16) - offset) / factor).round().long()
+            place += digit * ((probe(partial(_hexadecimal, digit)) - offset) / factor).round().long()
             digit *= 16
         self._routes[size] = Route(shape, tuple(offset.shape[1:]), place.flatten(), factor.flatten(), offset.flatten())
         return self._routes[size]
@@ -324,3 +325,8 @@ def _planes(latent: Tensor) -> Tensor:
 def _float(values: Tensor) -> Tensor:
     """`values` in float32, or float64 if they are."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _hexadecimal(unit: int, numbers: Tensor) -> Tensor:
+    """Of int64 `numbers`, the digit to the base 16 that counts `unit`s."""
+    return numbers // unit % 16
