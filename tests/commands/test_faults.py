@@ -12,11 +12,11 @@ import torch
 
 from diffpress.codecs import container, get_codec
 from diffpress.commands.batch import run_batch
-from diffpress.commands.codec_options import Routed
 from diffpress.commands.coding import Compressing
 from diffpress.commands.compress import main as compress
 from diffpress.commands.errors import UsageError
 from diffpress.commands.manifest import Manifest, read_manifests
+from diffpress.commands.options import Routed
 from diffpress.commands.train import main as train
 from diffpress.data import save_image
 from diffpress.lightning_modules import ModelError, load_model, loading
