@@ -82,6 +82,7 @@ def test_resumed_averages_are_those_of_an_uninterrupted_run(tmp_path: Path) -> N
 
 def test_every_training_recipe_averages_its_weights_this_way() -> None:
     recipes = [path for path in resource("configs").glob("*/*.yaml") if "max_steps" in path.read_text()]
+    recipes = [path for path in recipes if path.parent.name != "pixels"]  # not a network that denoises
     assert len(recipes) >= 8
     average = "diffpress.lightning_modules.training.averaging.EMA"
     assert [path for path in recipes if average not in path.read_text()] == []
