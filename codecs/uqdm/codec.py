@@ -204,10 +204,10 @@ class UQDMCodec:
             try:
                 k[inside] = decoder.decode(number, self._step_tables())
             except CodecError as error:
-                raise CodecError(_mismatch(step, double)) from error
+                raise CodecError(_mismatch(step)) from error
             chain.advance(parameters.mean + UNITS * k - chain.dither_value(dither))
             if stream.segments[step][-1:] != _checksum(chain.units):
-                raise CodecError(_mismatch(step, double))
+                raise CodecError(_mismatch(step))
             if progress:
                 progress(step + 1, count)
         if count <= steps:
@@ -243,6 +243,5 @@ def _checksum(units: Ints) -> bytes:
     return bytes([zlib.crc32(units.astype("<i4").tobytes()) & 0xFF])
 
 
-def _mismatch(step: int, double: bool) -> str:
-    cause = "the file is damaged" if double else "this machine's arithmetic differs from the writer's, or it is damaged"
-    return f"segment {step + 1} does not decode: {cause}"
+def _mismatch(step: int) -> str:
+    return f"segment {step + 1} does not decode: it is damaged, or this machine's arithmetic differs from the writer's"
