@@ -3,7 +3,7 @@
     python benchmarks/front.py ../shared/data/photos/val --out docs/results/front
 
 The middle 256 x 256 pixels of `count` photos, calibrated on as many others; every combination in one process on one
-thread, in seconds of processor time.  Writes front.json and front.svg.  docs/results/presets.md reads them.
+thread, in seconds of processor time.  Writes front.json and front.svg.
 """
 
 from __future__ import annotations

@@ -53,8 +53,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def fingerprint(folder: Path) -> bytes:
     """4 bytes of a model folder: every configuration, weight and calibration file below it."""
-    files = (path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".pt") and path.is_file())
-    return _of_files(folder, sorted(files, key=lambda path: path.relative_to(folder).parts))
+    return _of_files(folder, sorted(model_files(folder), key=lambda path: path.relative_to(folder).parts))
+
+
+def model_files(folder: Path) -> Iterator[Path]:
+    """Every configuration, weight and calibration file below a model folder."""
+    suffixes = (".json", ".safetensors", ".pt")
+    return (path for path in folder.rglob("*") if path.suffix in suffixes and path.is_file())
 
 
 def fingerprint_pipeline(folder: Path, parts: Iterable[str], variant: str | None) -> bytes:

@@ -14,7 +14,7 @@ import torch
 
 from diffpress import resource
 
-from .identity import ModelError, read_json
+from .identity import ModelError, model_files, read_json
 from .priors.components import HUB_ID, resolve_hub_id
 from .priors.latent import as_dtype
 
@@ -92,8 +92,7 @@ def load_model(folder: str | Path, device: str | torch.device | None = None, **o
 
 def _state(folder: Path) -> dict[Path, tuple[int, int, int]]:
     """Inode, time of the last change and size of a model's files: nearly as good as their contents, and quick."""
-    files = (path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".pt") and path.is_file())
-    found = ((path, path.stat()) for path in files)
+    found = ((path, path.stat()) for path in model_files(folder))
     return {path: (about.st_ino, about.st_mtime_ns, about.st_size) for path, about in found}
 
 

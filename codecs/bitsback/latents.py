@@ -78,7 +78,10 @@ class BitsBackChain:
         self, prior: PixelPrior, steps: int, *, orientations: int = 1, spacing: Spacing = DENSER,
         double: bool = False, workers: int = 1,
     ) -> None:
-        self.prior = (prior.double() if double else None) or prior
+        network = prior.double() if double else prior
+        if network is None:
+            raise CodecError("the file needs the network in float64, and this model has no such form")
+        self.prior = network
         self.dtype = torch.float64 if double else torch.float32
         self.workers, self.steps, self.orientations = workers, steps, orientations
         self.timesteps = choose_timesteps(prior, steps, spacing)

@@ -72,9 +72,7 @@ def find_schedules(prior: Prior, name: str | None = None) -> tuple[list[Schedule
     name  a file, or a schedule that ships with the project (configs/diffc/NAME.json); None: the calibration beside the
           model, or else the shipped one that suits it
     """
-    if name is None and (prior.folder / "calibration.json").is_file():
-        return load_schedules(prior.folder), True
-    shipped = name or prior.schedule
+    shipped = _not_beside(prior, name)
     if shipped is None:
         return load_schedules(prior.folder), True  # which says what is missing
     path = Path(shipped)
@@ -90,12 +88,17 @@ def find_schedules(prior: Prior, name: str | None = None) -> tuple[list[Schedule
 
 def schedule_source(prior: Prior, name: str | None = None) -> str:
     """Whose presets `find_schedules` finds, in words."""
-    own = name or prior.schedule
-    if own is None or (name is None and (prior.folder / "calibration.json").is_file()):
+    shipped = _not_beside(prior, name)
+    if shipped is None:
         return "calibrated with this model"
-    if Path(own).is_file():
-        return f"calibrated: {Path(own).name}"
-    return f"published for {own}, by signal-to-noise ratio"
+    if Path(shipped).is_file():
+        return f"calibrated: {Path(shipped).name}"
+    return f"published for {shipped}, by signal-to-noise ratio"
+
+
+def _not_beside(prior: Prior, name: str | None) -> str | None:
+    """The file or shipped schedule that `find_schedules` reads; None: the calibration beside the model."""
+    return None if name is None and (prior.folder / "calibration.json").is_file() else name or prior.schedule
 
 
 def load_schedules(folder: Path) -> list[Schedule]:

@@ -237,3 +237,12 @@ def test_command_line_with_any_number_of_threads(
     call("compress.py", threads[0], "in.png", "-o", "out", "--codec", "bitsback", "--model", str(tiny_prior))
     call("decompress.py", threads[1], "out/in.bb", "-o", "back", "--model", str(tiny_prior))
     assert torch.equal(read_image(tmp_path / "back" / "in.png"), image)
+
+
+def test_a_file_in_float64_is_refused_where_the_model_has_no_such_form(
+    codec: BitsBack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = codec.encode(synthetic_photo(64, 64))
+    monkeypatch.setattr(type(codec.prior), "double", lambda self: None)
+    with pytest.raises(CodecError, match="float64"):
+        codec.decode(stream)
