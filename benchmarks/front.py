@@ -1,6 +1,6 @@
 """What DiffC's time buys: PSNR against seconds per megapixel over steps, length of the search and orientations.
 
-    python benchmarks/front.py ../shared/data/photos/val --out docs/results/front
+    python benchmarks/front.py ../shared/data/photos/val docs/results/front
 
 The middle 256 x 256 pixels of `count` photos, calibrated on as many others; every combination in one process on one
 thread, in seconds of processor time.  Writes front.json and front.svg.
