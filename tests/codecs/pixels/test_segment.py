@@ -15,7 +15,7 @@ from diffpress.codecs.pixels.segment import COLOUR, GREY, STORED, WEBP, decode_p
 from diffpress.data import read_image
 from helpers import ROOT, synthetic_photo
 
-FROZEN = "1e899a655cb0da27"
+FROZEN = "534d3799f380ac7b"
 
 
 def none() -> torch.Tensor:
