@@ -138,11 +138,10 @@ def _step(weights: Singles, gradient: Singles, squares: Singles, rate: float) ->
 
 @compiled
 def add_gradients(
-    state: State, learner: Learner, depth: int, first: int, last: int, components: Floats, pixels: Ints
+    state: State, learner: Learner, first: int, last: int, components: Floats, pixels: Ints
 ) -> None:
     """Add the gradient of the bits, in units of ln 2, of rows first ... last - 1 to learner.gradients.
 
-    depth       how many of the last layers learn
     components  [H, 3 COMPONENTS], mixtures that the network has just given; pixels [last - first]
     """
     network = learner.network
@@ -156,26 +155,21 @@ def add_gradients(
             lane = y - block * LANES
             _slopes(state, y, lane, components[y], network.outputs[block], pixels[y - first], rows2[lane])
         _add(learner.gradients[2], network.hidden1[block], rows2.reshape(-1))
-        if depth > 1:
-            for j in range(outputs):
-                for lane in range(LANES):
-                    slopes2[j * LANES + lane] = rows2[lane, j]
-            _back(slopes2, learner.backwards[1], network.hidden1[block], rows, slopes1)
-            _add(learner.gradients[1], network.hidden0[block], rows)
-        if depth > 2:
-            _back(slopes1, learner.backwards[0], network.hidden0[block], rows, slopes0)
-            _add(learner.gradients[0], network.inputs[block], rows)
+        for j in range(outputs):
+            for lane in range(LANES):
+                slopes2[j * LANES + lane] = rows2[lane, j]
+        _back(slopes2, learner.backwards[1], network.hidden1[block], rows, slopes1)
+        _add(learner.gradients[1], network.hidden0[block], rows)
+        _back(slopes1, learner.backwards[0], network.hidden0[block], rows, slopes0)
+        _add(learner.gradients[0], network.inputs[block], rows)
 
 
 @compiled
-def learn(
-    state: State, learner: Learner, depth: int, first: int, last: int, components: Floats, pixels: Ints
-) -> None:
+def learn(state: State, learner: Learner, first: int, last: int, components: Floats, pixels: Ints) -> None:
     """A step against the gradient of a line; arguments as in add_gradients."""
-    add_gradients(state, learner, depth, first, last, components, pixels)
+    add_gradients(state, learner, first, last, components, pixels)
     learner.age[0] *= KEPT
     start = np.sqrt(_ONE - learner.age[0])
-    for layer in range(3 - depth, 3):
+    for layer in range(3):
         _step(learner.network.weights[layer], learner.gradients[layer], learner.squares[layer], RATES[layer] * start)
-    if depth > 1:
-        transpose(learner)
+    transpose(learner)

@@ -35,12 +35,10 @@ class Model(NamedTuple):
 
     windows  (stride, left decay, above decay), see prediction.py
     counts   for the first, second and third plane and each order: regressors in the plane itself and in those before
-    learning how many of the network's last layers go on learning
     """
 
     windows: tuple[tuple[int, float, float], ...]
     counts: tuple[tuple[tuple[int, ...], ...], ...]
-    learning: int
 
 
 MODELS = {
@@ -51,9 +49,8 @@ MODELS = {
             ((4, 5), (6, 9), (12, 13)),
             ((4, 1, 5), (6, 5, 9), (12, 9, 13)),
         ),
-        3,
     ),
-    5: Model(((1, 0.9, 0.87),), (((6,), (12,)), ((4, 5), (6, 9)), ((4, 1, 5), (6, 5, 9))), 1),
+    5: Model(((1, 0.9, 0.87),), (((6,), (12,)), ((4, 5), (6, 9)), ((4, 1, 5), (6, 5, 9)))),
 }
 BEST, FAST = 4, 5
 
@@ -178,6 +175,6 @@ class Planes:
                 if watch:
                     watch(plan, state, first, last, time, learner.network.inputs)
                 else:
-                    learning.learn(state, learner, MODELS[model].learning, first, last, components, pixels)
+                    learning.learn(state, learner, first, last, components, pixels)
         plane = self._pixels[plan.target]
         plane[:] = np.pad(plane[MARGIN:-MARGIN, MARGIN:-MARGIN], MARGIN, mode="edge")

@@ -15,7 +15,7 @@ from diffpress.codecs.pixels.segment import COLOUR, GREY, STORED, WEBP, decode_p
 from diffpress.data import read_image
 from helpers import ROOT, synthetic_photo
 
-FROZEN = "534d3799f380ac7b"
+FROZEN = "b07fc492dadae431"
 
 
 def none() -> torch.Tensor:
