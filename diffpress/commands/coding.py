@@ -108,7 +108,7 @@ class Compressing:
         elif self.caption_model is not None:
             local = bool(self.options.loading.get("local_files_only"))
             prompt_of = prompts_by(self.caption_model, self.device, local)
-        codec = open_codec(self.codec, self.model, self.device, self.options.constructor, self.options.loading)
+        codec = open_codec(self.codec, self.model, self.device, self.options.constructor | self.options.loading)
         return _Compressor(self, codec, prompt_of)
 
 
@@ -206,8 +206,8 @@ def _verified(data: bytes, photo: Any, settings: Compressing, native: bool) -> E
     from ..evaluation.metrics import psnr
 
     given = settings.options.constructor
-    options = {name: given[name] for name in DECODING if name in given}
-    decoding = Decompressing(settings.model, settings.device, options, settings.options.loading)
+    options = {name: given[name] for name in DECODING if name in given} | settings.options.loading
+    decoding = Decompressing(settings.model, settings.device, options)
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_decode_afresh, args=(there, decoding, torch.get_num_threads()))
@@ -249,8 +249,7 @@ def _decode_afresh(connection: Connection, settings: Decompressing, threads: int
 class Decompressing:
     """How files become images.
 
-    options     of the codec's constructor
-    loading     of load_model
+    options     of the codec's constructor or of load_model
     segments    decode only so many of each file
     recover     decode what there is of a damaged file
     max_pixels  refuse files that announce more; None: the container's limit
@@ -259,7 +258,6 @@ class Decompressing:
     model: str | None
     device: str | None
     options: dict[str, Any]
-    loading: dict[str, Any]
     segments: int | None = None
     recover: bool = False
     max_pixels: int | None = None
@@ -304,7 +302,7 @@ class _Decompressor:
             return _read_foreign(data if source is None else source), ""
         key = (header.codec, header.fingerprint)
         if key not in self.codecs:
-            self.codecs[key] = codec_for(header, settings.model, settings.device, settings.options, settings.loading)
+            self.codecs[key] = codec_for(header, settings.model, settings.device, settings.options)
         codec = self.codecs[key]
         try:
             stream = container.read(data, codec, max_pixels=limit)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ...data.tiling import tile
 from ..diffusion.noise_schedule import LinearSchedule, ScheduleConfig
-from ..diffusion.psnr import psnr
+from ..diffusion.pixels import psnr
 from ..identity import ModelError, fingerprint, of_module, read_json
 from ..networks.scaled_denoiser import DenoiserConfig, ScaledDenoiser
 from ..networks.score_net import ScoreNet, ScoreNetConfig

@@ -32,7 +32,7 @@ TIMES = ("encode_s", "decode_s", "encode_mib", "decode_mib", "peak_mib")
 
 
 def run(folder: Path, out: Path, words: list[str], points: list[str] | None = None, **options: Any) -> Any:
-    specs = parse_specs(words, points or [], options.pop("models", None))
+    specs = parse_specs(words, points or [])
     return evaluate(specs, ImageFolder(folder), out, **{"device": "cpu", "command": "test", "pictures": 1, **options})
 
 
@@ -219,12 +219,12 @@ def test_records_say_where_they_come_from(
 
 def test_diffc_has_a_slider_and_an_ideal_coder(tmp_path: Path, tiny_prior: Path) -> None:
     save_image(synthetic_photo(24, 40), tmp_path / "in" / "photo.png")
-    result = run(tmp_path / "in", tmp_path / "out", ["diffc"], hypothetical=True, models={"diffc": str(tiny_prior)})
+    result = run(tmp_path / "in", tmp_path / "out", [f"diffc:model={tiny_prior}"], hypothetical=True)
     (record,) = result.records
     assert not any(point.error for point in record.points)
     assert [p.segments for p in record.progress] == list(range(1, len(record.progress) + 1))
     for point in record.progress:
-        assert (tmp_path / "out" / "pictures" / "diffc" / f"photo-{point.point}.webp").is_file()
+        assert (tmp_path / "out" / "pictures" / result.specs[0].slug / f"photo-{point.point}.webp").is_file()
     measured = {p.segments: p for p in record.points if not p.hypothetical and not p.lossless}
     ideal = {p.segments: p for p in record.points if p.hypothetical}
     assert ideal.keys() == measured.keys()
@@ -281,8 +281,8 @@ def test_words_of_the_command_line(bitplanes: Any) -> None:
     slow, fast = parse_specs(["avif", "avif:speed=9,tune=iq"], ["avif:10,20", "avif:speed=9,tune=iq:30"])
     assert (slow.name, slow.options, slow.grid.values) == ("avif", {}, (10, 20))
     assert (fast.label, fast.options, fast.grid.values) == ("avif:speed=9,tune=iq", {"speed": 9, "tune": "iq"}, (30,))
-    assert parse_specs(["diffc"], ["diffc:0.1,lossless"], {"diffc": "m"})[0].model == "m"
-    assert parse_specs(["diffc:model=other"], (), {"diffc": "m"})[0].model == "other"
+    assert parse_specs(["diffc"], ["diffc:0.1,lossless"])[0].model == "diffc-pixel-2"
+    assert parse_specs(["diffc:model=other"])[0].model == "other"
     for words, points, message in [
         (["gif"], [], "unknown codec 'gif'"),
         (["jpeg:fast"], [], "expected NAME:OPTION=VALUE"),
