@@ -143,12 +143,12 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def save_image(image: torch.Tensor, path: str | os.PathLike[str], **options: Any) -> None:
+def save_image(image: torch.Tensor, path: str | os.PathLike[str]) -> None:
     """Write a uint8 tensor [3, H, W] to `path`, in the format of its suffix, through :func:`write_file`.
 
-    `options` go to Pillow (``quality=90``, ...).  Raises ImageError when the suffix names no format or writing fails.
+    Raises ImageError when the suffix names no format or writing fails.
     """
-    _save(to_pil(image), Path(path), options)
+    _save(to_pil(image), Path(path), {})
 
 
 def save_photo(photo: Photo, path: str | os.PathLike[str]) -> tuple[str, ...]:
