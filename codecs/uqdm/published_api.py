@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ...data import ImageData
 from ...lightning_modules import find_model
-from ...lightning_modules.diffusion.psnr import psnr
+from ...lightning_modules.diffusion.pixels import psnr
 from ...lightning_modules.identity import read_json
 from ...lightning_modules.uqdm import METHODS, UQDM, Method, load_uqdm
 from ..base import Stream
