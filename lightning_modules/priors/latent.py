@@ -183,7 +183,8 @@ class LatentPrior(Prior):
         text = texts[0] if len(texts) == 1 else tuple(torch.cat(column) for column in zip(*texts, strict=True))
         guidance = upload(torch.tensor([conditions[row].guidance for row in rows]), self.device)
         with self._using("network"):
-            x_hat = self._predict(z if len(rows) == len(z) else z[rows], timestep, text, guidance)
+            # stack: an index would be copied to a GPU and waited for
+            x_hat = self._predict(torch.stack([z[row] for row in rows]), timestep, text, guidance)
         if len(rows) == len(z):
             return x_hat.contiguous()
         estimates, row = [], 0
