@@ -2,9 +2,9 @@
 
 Clusters of blocks, most of them of one block, run one after the other.  Threads are fibers; each runs until a barrier,
 which lets go when all threads of the block, or of the cluster, have come to it, or a shuffle, which waits for those of
-the warp.  A block runs as far as it can before another one of its cluster does.  Threads and blocks run in either order:
-where two threads touch the same memory between two barriers, one of the orders computes something else.  Shared memory
-holds garbage before its block begins and after it ends.
+the warp.  A block runs as far as it can before another one of its cluster does.  Threads and blocks run in either
+order: where two threads touch the same memory between two barriers, one of the orders computes something else.  Shared
+memory holds garbage before its block begins and after it ends.
 """
 
 from __future__ import annotations

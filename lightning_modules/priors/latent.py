@@ -51,7 +51,7 @@ class LatentPrior(Prior):
     variant         weights with this in their file names, e.g. "fp16"; None: those without, if there are any
     compile         run the network through torch.compile: minutes at first, then faster
     offload         "model": autoencoder, text encoders and network wait in main memory and take turns on the device;
-                    "layers": the network's layers do so one by one, on a GPU (slow, for networks larger than that)
+                    "layers": the network's layers do so one by one (slow, for networks larger than the device)
     tile            side in pixels above which the autoencoder works on overlapping tiles, a multiple of 64
     Everything outside the networks is float32.  Raises ModelError.
     """

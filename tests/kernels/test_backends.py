@@ -94,7 +94,8 @@ def test_kernels_run_on_the_backends_device_and_stream(cupy, monkeypatch):
     backend = get_backend("cuda", "cuda:1")
     monkeypatch.setattr(backend, "device", torch.device("meta", 1))  # tensors without memory: there is no GPU here
     scores = torch.empty(64 * 1000, 256, dtype=torch.int16, device="meta")
-    backend._launch(("trellis.cu", "trellis_search"), cuda.launch.trellis(3, 12, 2, 99 << 10, 0), scores, 5, np.int32(6))
+    shape = cuda.launch.trellis(3, 12, 2, 99 << 10, 0)
+    backend._launch(("trellis.cu", "trellis_search"), shape, scores, 5, np.int32(6))
     device, stream, name, grid, block, values, shared = cupy.launches[-1]
     assert (device.index, stream, name) == (1, (0, 701), "trellis_search")
     assert (grid, block, shared) == ((3, 1), (1024,), 8192)  # 2^12 metrics of 16 bits

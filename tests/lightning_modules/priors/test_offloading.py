@@ -46,7 +46,7 @@ class Network(nn.Module):
             x = self.get_submodule(name)(x)
             self.log.append(f"{name} computes")
             if self.fails:
-                raise ValueError
+                raise ValueError("it fails")
         return x + self.bias
 
 
@@ -114,6 +114,6 @@ def test_layers_go_home_when_the_network_fails(log: list[str]) -> None:
     LayersInTurn(network, torch.device("cpu"))
     homes = [tensor.data_ptr() for tensor in network.parameters()]
     for _ in range(2):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="it fails"):
             network(torch.ones(2, 4))
         assert [tensor.data_ptr() for tensor in network.parameters()] == homes
