@@ -6,7 +6,7 @@
 Every part is a process of its own with a time limit, so that whatever fails does not stop the others.  Nothing is
 downloaded.  Needs a CUDA build of PyTorch, `pip install 'diffpress[cuda13]'` (or cuda12) for our kernels, pytest for
 the tests, diffusers and transformers for "diffc", and the CUDA toolkit for compute-sanitizer.  The exit code is 0 if
-every part that could run succeeded, 1 if one failed or there is no device.
+every part that could run succeeded, 1 if one failed, 3 if there is no device.
 """
 
 from __future__ import annotations
@@ -307,7 +307,7 @@ def main() -> int:
         parser.error(f"unknown part {', '.join(sorted(unknown))}")
     if not torch.cuda.is_available():
         print("there is no CUDA device, so nothing was run")
-        return 1
+        return 3
     if given.run:
         rows = []
         for row in FUNCTIONS[given.run[0]]("cuda"):

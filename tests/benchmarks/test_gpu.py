@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,8 +41,16 @@ def test_without_a_device_it_says_so_in_one_line(
     gpu: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", [str(SCRIPT)])
-    assert gpu.main() == 1
+    assert gpu.main() == 3
     assert capsys.readouterr() == ("there is no CUDA device, so nothing was run\n", "")
+
+
+@without_device
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_gpu_without_a_device_says_one_line_and_succeeds() -> None:
+    make = ["make", "--no-print-directory", "--assume-old", ".venv/installed", "gpu", f"PY={sys.executable}"]
+    ended = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "there is no CUDA device, so nothing was run\n", "")
 
 
 def test_limits_add_up_to_nine_minutes(gpu: Any) -> None:
