@@ -293,7 +293,7 @@ def page(outcomes: Sequence[Outcome]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else " ".join(str(value).replace("|", "/").split())
 
 
 def main() -> int:

@@ -67,7 +67,7 @@ def test_a_part_passes_fails_is_stopped_or_skipped(gpu: Any, monkeypatch: pytest
         return gpu.Part("a test", limit, (sys.executable, "-c", code, "RESULTS"), needs)
 
     parts = {
-        "good": python("import sys; open(sys.argv[1], 'w').write('[{\"ms\": 1.2345}, {\"what\": \"x\"}]')"),
+        "good": python("import sys; open(sys.argv[1], 'w').write('[{\"ms\": 1.2345}, {\"what\": \"x|\\\\ny\"}]')"),
         "bad": python("print('on the way'); raise SystemExit(3)"),
         "endless": python("import time; print('begun', flush=True); time.sleep(60)", limit=1),
         "absent": python("", needs="no-such-program"),
@@ -79,7 +79,7 @@ def test_a_part_passes_fails_is_stopped_or_skipped(gpu: Any, monkeypatch: pytest
     assert outcomes[3].output == "no-such-program is not installed"
     text = gpu.page(outcomes)
     assert "| endless | a test | stopped | " in text
-    assert "| ms | what |\n|---|---|\n| 1.23 |  |\n|  | x |\n" in text
+    assert "| ms | what |\n|---|---|\n| 1.23 |  |\n|  | x/ y |\n" in text
 
 
 def test_parts_run_on_the_cpu(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:

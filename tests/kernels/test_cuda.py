@@ -39,7 +39,7 @@ def options(k, cluster):
 
 
 def share_trellises(backend, monkeypatch, trellises, cluster):
-    """From now on so many blocks search so many trellises together."""
+    """From now on `cluster` blocks share each of `trellises` trellises."""
     monkeypatch.setattr(cuda.launch, "CLUSTER_GROUPS", 1)
     monkeypatch.setattr(backend, "_clustered", trellises * cluster)
 
