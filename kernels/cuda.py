@@ -9,6 +9,7 @@ CuPy is imported when the first backend is made.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from importlib import resources
 from typing import Any
@@ -77,6 +78,8 @@ class CudaBackend(Backend):
                 _kernel(index, "philox.cu", "random_words")  # a missing compiler shows here, not in the midst of a file
                 attributes = cupy.cuda.Device(index).attributes
                 self._shared_limit = int(attributes["MaxSharedMemoryPerBlockOptin"])
+                clusters = cupy.cuda.runtime.deviceGetAttribute(launch.CLUSTER_LAUNCH, index)
+                self._clustered = int(attributes["MultiProcessorCount"]) if clusters else 0
         except ImportError as error:
             raise KernelError(
                 f"the cuda backend needs CuPy, which cannot be imported ({_first_line(error)}): "
@@ -144,10 +147,11 @@ class CudaBackend(Backend):
         total = torch.zeros(len(lengths), dtype=torch.int64, device=self.device)
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
         edges = upload(starts, self.device)
-        in_shared = launch.trellis(1, constraint_length, k, self._shared_limit).shared > 0
+        shape = launch.trellis(len(lengths), constraint_length, k, self._shared_limit, self._clustered)
+        kernel = "trellis.cu", "trellis_search", (f"-DK={k}", f"-DCLUSTER={shape.cluster}")
+        in_shared = shape.shared > 0
         integers = [labels.bit_length() - 1, *label_steps(labels, k), constraint_length, flush, int(in_shared)]
         for first, last in launch.trellises_at_once(lengths.tolist(), constraint_length, k, in_shared):
-            shape = launch.trellis(last - first, constraint_length, k, self._shared_limit)
             metrics = torch.empty(
                 1 if in_shared else (last - first) << constraint_length, dtype=torch.int16, device=self.device
             )
@@ -156,7 +160,7 @@ class CudaBackend(Backend):
                 rows * decision_bytes(constraint_length, k), dtype=torch.uint8, device=self.device
             )
             self._launch(
-                ("trellis.cu", "trellis_search", (f"-DK={k}",)), shape,
+                kernel, replace(shape, grid=((last - first) * shape.cluster, 1)),
                 *(scores, edges[first : last + 1], *map(np.int32, integers)),
                 *(metrics, decisions, symbols, total[first:last]),
             )  # fmt: skip

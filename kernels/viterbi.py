@@ -53,8 +53,8 @@ def check(shape: tuple[int, ...], lengths: Integers, constraint_length: int, k: 
         raise KernelError("every trellis needs at least one stage, and all of them as many as there are scores")
     if k not in (1, 2, 4):
         raise KernelError("k must be 1, 2 or 4 bits per stage")
-    if constraint_length < k or constraint_length % k or constraint_length // k > RANGE // 100:
-        raise KernelError("the constraint length must be a positive multiple of k, at most 40 k")
+    if not k <= constraint_length <= 24 or constraint_length % k:
+        raise KernelError("the constraint length must be a multiple of k, from k to 24")
 
 
 def label_steps(labels: int, k: int) -> tuple[int, int]:

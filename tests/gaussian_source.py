@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from diffpress.codecs.reverse_channel import ReverseChannelCoder
 from diffpress.codecs.reverse_channel.codebook import CoordinateRows, equal_edges
-from diffpress.codecs.reverse_channel.index_code import IndexModel, index_code
+from diffpress.codecs.reverse_channel.index_code import IndexModel, class_of, index_code
 from diffpress.codecs.reverse_channel.interface import variance_of
 
 Floats = NDArray[np.float64]
@@ -166,7 +166,8 @@ def pfr_law(model: IndexModel, chunk_bits: float = 14.0) -> Channel:
         below_q = torch.special.ndtr(torch.from_numpy((log_w - kl) / spread)).numpy()
         earlier = np.maximum(rng.exponential(size=count) * (np.exp(log_w) * below_p - below_q), 0)
         for mean in earlier:
-            total += code.bits(min(int(rng.poisson(mean) if mean < 1e9 else mean), (1 << 40) - 2))
+            label, _, raw = class_of(min(int(rng.poisson(mean) if mean < 1e9 else mean), (1 << 40) - 2))
+            total += code.lengths[label] + raw
         return total, sample
 
     return channel

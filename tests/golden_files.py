@@ -40,7 +40,8 @@ class Golden:
     exact: bool = False
     same_bytes: bool = False
 
-    def build(self, tmp_path: Path, device: str = "cpu") -> Any:
+    def build(self, tmp_path: Path, device: str = "cpu", dtype: str = "float32") -> Any:
+        """The codec; dtype of a pipeline's networks, which a GPU would otherwise run in half precision."""
         folder, options = GOLDEN / self.model, dict(self.options)
         if self.calibration:
             folder = shutil.copytree(folder, tmp_path / self.model)
@@ -49,7 +50,8 @@ class Golden:
             options["schedule"] = str(GOLDEN / options["schedule"])
         if self.codec == "diffc":
             options.setdefault("reconstruction", "mse")
-        return get_codec(self.codec, model=load_model(folder, device=device), **options)
+        precision = {"dtype": dtype} if (folder / "model_index.json").is_file() else {}
+        return get_codec(self.codec, model=load_model(folder, device=device, **precision), **options)
 
 
 FILES = [Golden(**entry) for entry in json.loads((GOLDEN / "files.json").read_text(encoding="utf-8"))]

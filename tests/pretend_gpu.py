@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -130,6 +131,7 @@ def pretended_gpu() -> Iterator[PretendedGpu]:
         return tensor(*data, **kind).to(device)
 
     to_list, tensor = Tensor.tolist, torch.tensor
+    _device_constructors()  # which remembers what it finds: torch.tensor before it is replaced
     torch._C._ensureCUDADeviceGuardSet()  # type: ignore[attr-defined]  # as FakeTensor: guards that ask no driver
     with pytest.MonkeyPatch.context() as patch, PretendedGpu() as gpu:
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)

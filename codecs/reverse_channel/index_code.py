@@ -92,11 +92,6 @@ class IndexCode:
             self._symbols[length, code] = label
             code += 1
 
-    def bits(self, index: int) -> int:
-        """Length of the code of `index`."""
-        label, _, raw = class_of(index)
-        return self.lengths[label] + raw
-
     def encode(self, indices: list[int]) -> bytes:
         """All indices, padded with zeros to whole bytes."""
         parts = []

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...data.tiling import crop, pad_to_multiple
 from ...kernels import upload
@@ -23,6 +23,7 @@ from ..diffusion.pixels import from_signed, to_signed
 from ..identity import ModelError
 from .components import load_pipeline
 from .interface import Prior, Reconstruction, enough_memory
+from .offloading import LayersInTurn
 
 Text = tuple[Tensor, ...]  # what a network is told about one prompt, each [1, ...]
 Offload = Literal["none", "model", "layers"]
@@ -105,10 +106,9 @@ class LatentPrior(Prior):
 
     def _prepare(self, network: Any, compile: bool) -> Any:
         network.to(memory_format=torch.channels_last)
-        if self.offload == "layers":
+        if self.offload == "layers" and self.device.type == "cuda":
             with self._enough_memory():
-                for module in network.modules():
-                    _fetch_for_calls(module, self.device)
+                LayersInTurn(network, self.device)
         if not compile:
             return network
         # CUDA graphs, one for each size: some hundred launches cost more than what they launch; weights must stay put
@@ -183,7 +183,8 @@ class LatentPrior(Prior):
         text = texts[0] if len(texts) == 1 else tuple(torch.cat(column) for column in zip(*texts, strict=True))
         guidance = upload(torch.tensor([conditions[row].guidance for row in rows]), self.device)
         with self._using("network"):
-            x_hat = self._predict(z if len(rows) == len(z) else z[rows], timestep, text, guidance)
+            # stack: an index would be copied to a GPU and waited for
+            x_hat = self._predict(torch.stack([z[row] for row in rows]), timestep, text, guidance)
         if len(rows) == len(z):
             return x_hat.contiguous()
         estimates, row = [], 0
@@ -220,29 +221,6 @@ class LatentPrior(Prior):
     def _enough_memory(self) -> AbstractContextManager[None]:
         """Running out of memory becomes a ModelError that says what can be done."""
         return enough_memory(self.device, "--dtype bfloat16, --offload model or layers, or --tile 512 need less")
-
-
-def _fetch_for_calls(module: nn.Module, device: torch.device) -> None:
-    """Keep the module's own parameters and buffers in main memory, but on `device` while its forward runs.
-
-    For a GPU they wait in pinned memory: from there a copy runs at the full speed of the bus and beside the host.
-    """
-    tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    homes = [tensor.data.pin_memory() if device.type == "cuda" else tensor.data for tensor in tensors]
-    for tensor, home in zip(tensors, homes, strict=True):
-        tensor.data = home  # what it was before is freed
-
-    def fetch(*_: Any) -> None:
-        for tensor, home in zip(tensors, homes, strict=True):
-            tensor.data = home.to(device, non_blocking=True)
-
-    def put_back(*_: Any) -> None:
-        for tensor, home in zip(tensors, homes, strict=True):
-            tensor.data = home
-
-    if tensors:
-        module.register_forward_pre_hook(fetch)
-        module.register_forward_hook(put_back, always_call=True)
 
 
 def as_dtype(name: str | torch.dtype | None, default: torch.dtype) -> torch.dtype:

@@ -52,6 +52,7 @@ class Searching(Backend):
 
 @pytest.mark.parametrize("name", [
     "pfr.dfc", "bands-rate.dfc", "lossless.dfc", "version-2/integers-fast.dfc", "prefix.uqdm", "bitsback-fast.bb",
+    "latent-calibrated.dfc", "prompt.dfc",
 ])  # fmt: skip
 def test_a_gpu_decodes_what_a_cpu_wrote(name: str, tmp_path: Path) -> None:
     entry = next(entry for entry in FILES if entry.file == name)
@@ -67,6 +68,29 @@ def test_a_gpu_decodes_what_a_cpu_wrote(name: str, tmp_path: Path) -> None:
     assert difference <= (0 if entry.exact else CLOSE)
     if entry.codec == "diffc":
         assert len(gpu.waits) == 1, gpu.waits  # for the picture
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-5), ("float16", 0.01)])
+@pytest.mark.parametrize("name", ["latent-calibrated.dfc", "prompt.dfc"])
+def test_a_gpu_decodes_the_latents_that_a_cpu_wrote(name: str, dtype: str, error: float, tmp_path: Path) -> None:
+    """For a Stable-Diffusion-shaped network; the error is relative to the latents' deviation.
+
+    Shared randomness, samples and the states between steps are float32 whatever the network's precision.
+    """
+    entry = next(entry for entry in FILES if entry.file == name)
+
+    def latents(device: str, dtype: str) -> torch.Tensor:
+        codec, found = entry.build(tmp_path / device, device, dtype), list[torch.Tensor]()
+        decode = codec.prior.decode
+        codec.prior.decode = lambda x0, size: (found.append(x0.cpu()), decode(x0, size))[1]
+        codec.decode(container.read((GOLDEN / name).read_bytes(), codec), **next(iter(entry.pictures.values())))
+        return found[0]
+
+    expected = latents("cpu", "float32")
+    with pretended_gpu():
+        decoded = latents("cuda:0", dtype)
+    assert decoded.dtype == torch.float32
+    assert (decoded - expected).square().mean().sqrt() < error * expected.std()
 
 
 def test_an_encoder_waits_three_times_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

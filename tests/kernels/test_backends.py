@@ -19,7 +19,10 @@ class FakeCupy:
     def __init__(self, broken=None):
         self.launches, self.stream, self.broken, self.refuses = [], None, broken, None
         self.cuda = types.SimpleNamespace(
-            Device=lambda index: types.SimpleNamespace(attributes={"MaxSharedMemoryPerBlockOptin": 99 << 10}),
+            Device=lambda index: types.SimpleNamespace(
+                attributes={"MaxSharedMemoryPerBlockOptin": 227 << 10, "MultiProcessorCount": 132}
+            ),
+            runtime=types.SimpleNamespace(deviceGetAttribute=lambda which, index: int(which == 120 and index == 1)),
             Stream=types.SimpleNamespace(from_external=self.on_stream),
         )
 
@@ -91,12 +94,17 @@ def test_kernels_run_on_the_backends_device_and_stream(cupy, monkeypatch):
     backend = get_backend("cuda", "cuda:1")
     monkeypatch.setattr(backend, "device", torch.device("meta", 1))  # tensors without memory: there is no GPU here
     scores = torch.empty(64 * 1000, 256, dtype=torch.int16, device="meta")
-    backend._launch(("trellis.cu", "trellis_search"), cuda.launch.trellis(3, 12, 2, 99 << 10), scores, 5, np.int32(6))
+    shape = cuda.launch.trellis(3, 12, 2, 99 << 10, 0)
+    backend._launch(("trellis.cu", "trellis_search"), shape, scores, 5, np.int32(6))
     device, stream, name, grid, block, values, shared = cupy.launches[-1]
     assert (device.index, stream, name) == (1, (0, 701), "trellis_search")
     assert (grid, block, shared) == ((3, 1), (1024,), 8192)  # 2^12 metrics of 16 bits
     assert [type(value) for value in values] == [np.uint64, np.uint64, np.int32]
     assert len(CURRENT) == 1
+
+
+def test_clusters_are_used_where_the_device_can_launch_them(cupy):
+    assert [get_backend("cuda", f"cuda:{index}")._clustered for index in (0, 1)] == [0, 132]
 
 
 def test_a_launch_that_fails_is_one_sentence(cupy, monkeypatch):

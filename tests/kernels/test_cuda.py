@@ -22,12 +22,26 @@ CPU = get_backend("cpu")
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory):
-    """Every kernel: the trellis for each k, and for k = 2 also without each of its six barriers ("2_0" to "2_5")."""
-    common = source("philox.cu")
-    trellis = source("trellis.cu").removeprefix(common)
-    assert trellis.count("__syncthreads();") == 6
-    versions = {str(k): trellis for k in (1, 2, 4)} | {f"2_{n}": without_barrier(trellis, n) for n in range(6)}
-    return EmulatedCupy(tmp_path_factory.mktemp("emulator"), {"": source("pfr.cu"), **versions})
+    """Every kernel: the trellis for each k and size of cluster, and for k = 2 also without each of its barriers."""
+    trellis = source("trellis.cu").removeprefix(source("philox.cu"))
+    sources = {((), ""): source("pfr.cu")}
+    sources |= {(options(k, cluster), ""): trellis for k in (1, 2, 4) for cluster in (1, 2, 4, 8)}
+    for number in range(6):
+        sources[options(2, 1), f"without {number}"] = without_barrier(trellis, number)
+        sources[options(2, 2), f"without {number}"] = without_barrier(trellis, number, "__syncthreads()")
+    with pytest.raises(IndexError):
+        without_barrier(trellis, 6)
+    return EmulatedCupy(tmp_path_factory.mktemp("emulator"), sources)
+
+
+def options(k, cluster):
+    return f"-DK={k}", f"-DCLUSTER={cluster}"
+
+
+def share_trellises(backend, monkeypatch, trellises, cluster):
+    """From now on `cluster` blocks share each of `trellises` trellises."""
+    monkeypatch.setattr(cuda.launch, "CLUSTER_GROUPS", 1)
+    monkeypatch.setattr(backend, "_clustered", trellises * cluster)
 
 
 @pytest.fixture(params=["first thread first", "last thread first"])
@@ -39,7 +53,8 @@ def backend(emulated, monkeypatch, request):
     emulated.library.set_order(int(request.param == "last thread first"))
     cuda._kernel.cache_clear()
     made = object.__new__(CudaBackend)
-    made.device, made._cupy, made._shared_limit = torch.device("cpu"), emulated, 227 << 10
+    made.device, made._cupy = torch.device("cpu"), emulated
+    made._shared_limit, made._clustered = 227 << 10, 0
     yield made
     cuda._kernel.cache_clear()
 
@@ -63,21 +78,23 @@ def test_fused_pfr_equals_the_cpus(backend):
     assert torch.equal(index, where)
 
 
-@pytest.mark.parametrize("shared_limit", [0, 227 << 10])
+@pytest.mark.parametrize(("shared_limit", "cluster"), [(0, 1), *[(227 << 10, cluster) for cluster in (1, 2, 4, 8)]])
 @pytest.mark.parametrize(("length", "k", "flush"), [(6, 2, 3), (4, 1, 0), (10, 2, 1), (8, 4, 1), (2, 2, 0), (12, 2, 4)])
-def test_trellis_equals_the_cpus(backend, length, k, flush, shared_limit):
-    backend._shared_limit = shared_limit
+def test_trellis_equals_the_cpus(backend, length, k, flush, shared_limit, cluster, monkeypatch):
     rng, lengths = np.random.default_rng(5), torch.tensor([9, 1, 6])
+    share_trellises(backend, monkeypatch, len(lengths), cluster)
+    monkeypatch.setattr(backend, "_shared_limit", shared_limit)
     scores = torch.from_numpy(rng.integers(-9, 10, (16, 16)).astype(np.int16))  # few values, so that ties occur
     path, total = backend.trellis_search(scores, lengths, length, k, flush)
-    expected, best = CPU.trellis_search(scores, lengths, length, k, flush)
-    assert torch.equal(path, expected)
-    assert torch.equal(total, best)
+    expected, best = search_reference(scores.numpy(), lengths.numpy(), length, k, flush)
+    assert np.array_equal(path, expected)
+    assert np.array_equal(total, best)
 
 
-@pytest.mark.parametrize(("length", "k"), [(4, 2), (8, 2), (6, 1)])
-def test_long_paths_at_the_largest_scores_do_not_overflow(backend, length, k):
+@pytest.mark.parametrize(("length", "k", "cluster"), [(4, 2, 1), (8, 2, 1), (8, 2, 4), (6, 1, 1)])
+def test_long_paths_at_the_largest_scores_do_not_overflow(backend, length, k, cluster, monkeypatch):
     """16-bit metrics: the best path's sum outgrows them many times over."""
+    share_trellises(backend, monkeypatch, 1, cluster)
     top, lengths = max_score(length, k), np.array([400])
     scores = np.random.default_rng(length).choice([-top, top], (400, 64)).astype(np.int16)
     scores[300:] = -top  # and falls again
@@ -88,16 +105,17 @@ def test_long_paths_at_the_largest_scores_do_not_overflow(backend, length, k):
 
 
 @pytest.mark.parametrize("backend", ["first thread first"], indirect=True)
-@pytest.mark.parametrize("barrier", [0, 2, 3, 4, 5])
-def test_a_missing_barrier_is_found(emulated, backend, barrier, monkeypatch):
-    """Without one of the barriers, one of the two orders of threads gives another path.
+@pytest.mark.parametrize(("cluster", "barrier"), [*[(1, n) for n in range(5)], *[(2, n) for n in range(1, 6)]])
+def test_a_missing_barrier_is_found(emulated, backend, cluster, barrier, monkeypatch):
+    """Without one of the barriers, or with one of a block in place of a cluster's, one order gives another path.
 
-    Only the second may miss unnoticed here: it makes what is subtracted from all metrics the very best one.
+    In a cluster the first one is of a block; only a cluster has the last one.
     """
+    share_trellises(backend, monkeypatch, 1, cluster)
     lengths = np.array([30])
     scores = np.random.default_rng(1).integers(-99, 100, (30, 64)).astype(np.int16)
     path, best = search_reference(scores, lengths, 6, 2, 2)
-    monkeypatch.setattr(emulated, "suffix", f"_{barrier}")
+    monkeypatch.setattr(emulated, "suffix", f"without {barrier}")
     agree = []
     for order in (0, 1):
         emulated.library.set_order(order)
@@ -126,11 +144,15 @@ def test_gpu_randomness_equals_cpu(gpu):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("cluster", [1, 2, 4, 8])
 @pytest.mark.parametrize(("length", "k"), [(12, 2), (16, 2), (12, 4), (11, 1)])
-def test_gpu_trellis_equals_cpu(gpu, length, k):
+def test_gpu_trellis_equals_cpu(gpu, length, k, cluster, monkeypatch):
+    if cluster > 1 and not gpu._clustered:
+        pytest.skip("needs a GPU that can launch clusters")
     rng = torch.Generator().manual_seed(1)
     lengths = torch.tensor([60, 3, 59, 60, 17])
     scores = torch.randint(-300, 301, (int(lengths.sum()), 256), generator=rng, dtype=torch.int16)
+    share_trellises(gpu, monkeypatch, len(lengths), cluster)
     path, total = gpu.trellis_search(scores.cuda(), lengths, length, k, 2)
     expected, best = get_backend("cpu").trellis_search(scores, lengths, length, k, 2)
     assert torch.equal(path.cpu(), expected)

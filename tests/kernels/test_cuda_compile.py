@@ -8,6 +8,7 @@ import re
 from functools import cache
 
 import pytest
+from cuda_emulator import parameters
 
 from diffpress.kernels import launch
 from diffpress.kernels.cuda import OPTIONS, source
@@ -15,7 +16,8 @@ from diffpress.kernels.cuda import OPTIONS, source
 REGISTERS = 65536  # of a block, on every device below
 # Shared memory in bytes that a block may ask for (CUDA C++ Programming Guide, table of compute capabilities)
 SHARED = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
-SOURCES = [("philox.cu", ()), ("pfr.cu", ()), *[("trellis.cu", (f"-DK={k}",)) for k in (1, 2, 4)]]
+TRELLIS = [("trellis.cu", (f"-DK={k}", f"-DCLUSTER={cluster}")) for cluster in (1, 2, 4, 8) for k in (1, 2, 4)]
+SOURCES = [("philox.cu", ()), ("pfr.cu", ()), *TRELLIS]
 THREADS = {"trellis_search": launch.TRELLIS_THREADS}  # the others: launch.THREADS
 
 
@@ -42,12 +44,14 @@ def compiled(name, options, architecture):
     return found, nvrtc.nvrtcGetCUBINSize(program)[1]
 
 
-@pytest.mark.parametrize("architecture", SHARED)
-@pytest.mark.parametrize(("name", "options"), SOURCES)
+@pytest.mark.parametrize(("name", "options", "architecture"), [
+    (name, options, architecture) for name, options in SOURCES for architecture in SHARED
+    if architecture >= 90 or not options or options[1] == "-DCLUSTER=1"
+])  # fmt: skip
 def test_kernels_fit_every_device(name, options, architecture):
     kernels, size = compiled(name, options, architecture)
     assert size > 1000  # machine code, not PTX for a later compiler
-    assert set(kernels) == set(re.findall(r"__global__ void (?:__launch_bounds__\(\d+\) )?(\w+)", source(name)))
+    assert set(kernels) == set(parameters(source(name)))
     for kernel, (registers, spills, shared) in kernels.items():
         per_thread = -(-registers // 8) * 8  # the hardware hands them out in eights
         assert per_thread * THREADS.get(kernel, launch.THREADS) <= REGISTERS
@@ -55,6 +59,9 @@ def test_kernels_fit_every_device(name, options, architecture):
         assert shared <= 48 << 10
         if kernel == "trellis_search":
             assert shared <= launch.TRELLIS_STATIC
-            k = int(options[0][-1])
+            k, cluster = (int(option[-1]) for option in options)
             for length in range(4, 19, k):
-                assert shared + launch.trellis(1, length, k, SHARED[architecture]).shared <= SHARED[architecture]
+                for trellises in (1, 16, 33, 132):
+                    shape = launch.trellis(trellises, length, k, SHARED[architecture], 132 if architecture >= 90 else 0)
+                    if shape.cluster == cluster:
+                        assert shared + shape.shared <= SHARED[architecture]

@@ -30,10 +30,28 @@ def test_fused_pfr_covers_all_candidates(chunks, candidates):
 @pytest.mark.parametrize(("length", "k"), [(4, 1), (4, 4), (10, 2), (14, 2), (16, 2), (18, 2), (16, 4)])
 def test_trellis_uses_shared_memory_where_it_fits(length, k, limit):
     for trellises in (1, 132, 10**6):
-        shape = launch.trellis(trellises, length, k, limit)
+        shape = launch.trellis(trellises, length, k, limit, 0)
         assert allowed(shape, limit - launch.TRELLIS_STATIC)
         assert shape.block % 32 == 0
+        assert shape.cluster == 1
         assert (shape.shared == 2 << length) == ((2 << length) + launch.TRELLIS_STATIC <= limit)
+
+
+@pytest.mark.parametrize(("length", "k", "trellises", "limit", "cluster"), [
+    (16, 2, 1, 227, 8), (16, 2, 16, 227, 8), (16, 2, 17, 227, 4), (16, 2, 33, 227, 4), (16, 2, 66, 227, 2),
+    (16, 2, 67, 227, 1), (14, 2, 1, 227, 4), (12, 2, 1, 227, 1), (16, 4, 1, 227, 4), (18, 2, 16, 227, 8),
+    (16, 2, 66, 99, 2), (18, 2, 1, 99, 8), (18, 2, 17, 99, 1),
+])  # fmt: skip
+def test_blocks_share_a_trellis_where_a_device_has_blocks_to_spare(length, k, trellises, limit, cluster):
+    """Of 132 multiprocessors, each of which runs a block."""
+    shape = launch.trellis(trellises, length, k, limit << 10, 132)
+    assert allowed(shape, (limit << 10) - launch.TRELLIS_STATIC)
+    assert shape.grid == (trellises * shape.cluster, 1)
+    assert shape.cluster == cluster
+    if cluster > 1:
+        assert shape.grid[0] <= 132
+        assert shape.cluster * shape.shared == 2 << length
+        assert shape.block == 1024
 
 
 @pytest.mark.parametrize("in_shared", [False, True])

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from diffpress.lightning_modules import ModelError, load_model
 from diffpress.lightning_modules.diffusion.gaussian import alpha_sigma, diffuse
-from diffpress.lightning_modules.priors import latent
 from diffpress.lightning_modules.priors.interface import Prior
 from diffpress.lightning_modules.priors.stable_diffusion import StableDiffusionPrior
 
@@ -209,7 +208,7 @@ def test_sizes_a_model_cannot_take_are_refused_in_one_sentence(
 
 @pytest.mark.parametrize(("name", "options"), [
     ("sdxl+refiner", {"dtype": "bfloat16"}), ("flux", {"offload": "model", "dtype": torch.bfloat16}),
-    ("sd3", {"offload": "layers"}), ("sdxl+refiner", {"offload": "model"}),
+    ("sdxl+refiner", {"offload": "model"}),
 ])  # fmt: skip
 def test_precision_and_offloading_change_little(
     name: str, options: dict[str, Any], folders: dict[str, Path], priors: dict[str, Any]
@@ -368,21 +367,6 @@ def test_times_stay_float32(folders: dict[str, Path], monkeypatch: pytest.Monkey
     prior.denoise(torch.zeros(1, 4, 8, 8), 777)
     assert times[0].dtype == torch.float32
     assert float(times[0][0]) == pytest.approx(777, abs=1e-3)
-
-
-def test_layers_that_take_turns_wait_in_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copies from pageable memory are slow and hold the host up."""
-    pinned: list[int] = []
-
-    def pin(tensor: Tensor) -> Tensor:
-        copied = tensor.clone()
-        pinned.append(copied.data_ptr())
-        return copied
-
-    monkeypatch.setattr(Tensor, "pin_memory", pin)
-    layer = torch.nn.Linear(3, 4)
-    latent._fetch_for_calls(layer, torch.device("cuda"))
-    assert [layer.weight.data_ptr(), layer.bias.data_ptr()] == pinned
 
 
 def test_compiled_networks_are_cuda_graphs_on_a_gpu_where_their_weights_stay(monkeypatch: pytest.MonkeyPatch) -> None:
