@@ -3,7 +3,7 @@
 Bytes are a limit that an encoder keeps.  For a PSNR, DiffC encodes and decodes until the file is the smallest that
 reaches it, within TOLERANCE: about 3 times, starting from the size of a JPEG of that PSNR.  It cannot take a prefix of
 one longer file, because what an encoder leaves out depends on where the file ends (codecs/diffc/encoder.py).  UQDM
-can: one file is decoded to some of its segments, by bisection.
+can: one file is decoded to some of its segments, by bisection; many segments are longer than a lossless file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..data.images import read_image, to_pil
 from . import container
-from .base import Codec, CodecError, Stream, check_image
+from .base import Codec, CodecError, Progressive, Stream, check_image
 
 TARGETS = ("bpp", "lossless", "psnr", "bytes", "quality")
 CODECS_WITH_TARGETS = ("diffc", "uqdm")
@@ -163,8 +163,9 @@ def _next_size(
 
 
 def _fewest_segments(codec: Codec, image: torch.Tensor, target: float, options: dict[str, Any]) -> Stream:
-    """By bisection: each prefix that is looked at is decoded once."""
-    whole = codec.encode(image, **options)
+    """By bisection: each prefix that is looked at is decoded once; the lossless file, where that is shorter."""
+    assert isinstance(codec, Progressive)
+    whole = codec.encode(image, **{"segments": codec.max_segments, **options})
     found: dict[int, float] = {}
 
     def reached(count: int) -> bool:
@@ -174,7 +175,10 @@ def _fewest_segments(codec: Codec, image: torch.Tensor, target: float, options: 
     count = _first(range(1, len(whole.segments) + 1), reached)
     if count is None:
         raise CodecError(f"the first {max(found)} segments give at most {found[max(found)]:.2f} dB for this image")
-    return Stream(whole.header, whole.segments[:count])
+    stream = codec.prefix(whole, count)
+    if "segments" in options:
+        return stream
+    return min(stream, codec.encode(image, lossless=True, **options), key=lambda one: len(container.write(one, codec)))
 
 
 def _first(values: range, holds: Callable[[int], bool]) -> int | None:

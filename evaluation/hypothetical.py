@@ -59,9 +59,10 @@ def _estimates(codec: Estimating, image: Tensor, measured: Sequence[Measurement]
     pixels = image.shape[1] * image.shape[2]
     points = []
     for point in measured:
-        if 1 <= point.segments <= len(bits):
-            needed, name = bits[point.segments - 1], f"estimate for {point.point}"
-            points.append(replace(point, point=name, file="", num_bytes=needed / 8, bpp=needed / pixels))
+        count = len(bits) if point.lossless else point.segments  # the estimate knows all segments and no shorter ending
+        if 1 <= count <= len(bits):
+            needed, name = bits[count - 1], f"estimate for {point.point}"
+            points.append(replace(point, point=name, file="", num_bytes=needed / 8, bpp=needed / pixels, segments=count))
     return points
 
 
