@@ -59,10 +59,10 @@ def _estimates(codec: Estimating, image: Tensor, measured: Sequence[Measurement]
     pixels = image.shape[1] * image.shape[2]
     points = []
     for point in measured:
-        count = len(bits) if point.lossless else point.segments  # the estimate knows all segments and no shorter ending
+        count = len(bits) if point.lossless else point.segments  # a file may have fewer
         if 1 <= count <= len(bits):
-            needed, name = bits[count - 1], f"estimate for {point.point}"
-            points.append(replace(point, point=name, file="", num_bytes=needed / 8, bpp=needed / pixels, segments=count))
+            needed, point = bits[count - 1], replace(point, point=f"estimate for {point.point}", segments=count)
+            points.append(replace(point, file="", num_bytes=needed / 8, bpp=needed / pixels))
     return points
 
 

@@ -100,10 +100,10 @@ class UQDMCodec:
     ) -> Stream:
         """The stream of uint8 `image` [3, H, W].
 
-        segments  send the first of the n_steps segments that are steps; n_steps + 1 is all of the published file
-        bpp       send as many of these as fit in this many bits per pixel of the file
-        lossless  restore every pixel, behind the steps that segments or bpp ask for, without either behind
-                  STEPS_BEFORE_PIXELS; without any of the three a file is lossless, too
+        segments  send only the first of the n_steps + 1 published segments: steps, then the pixels given z_0
+        bpp       send as many segments as fit in this many bits per pixel of the file
+        lossless  restore every pixel by one more segment, behind as many steps as bpp or segments ask for, else
+                  STEPS_BEFORE_PIXELS; a file without any of the three is lossless, too
         progress  called with (segments done, segments in all)
         Raises CodecError.
         """
@@ -111,7 +111,7 @@ class UQDMCodec:
         told = segments is not None or bpp is not None
         with_pixels = self.ending == "pixels" and (lossless or not told)
         if lossless and told and not with_pixels:
-            raise CodecError("--lossless with the ending 'likelihood' sends every step: give no --segments and no --bpp")
+            raise CodecError("--ending likelihood sends every step of a lossless file: give no --segments and no --bpp")
         most = self.max_segments - with_pixels
         if segments is not None and not 1 <= segments <= most:
             behind = " before the pixels" if with_pixels else ""

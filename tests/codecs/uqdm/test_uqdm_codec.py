@@ -123,7 +123,7 @@ def test_pixels_behind_any_number_of_steps(codec: UQDMCodec, published: UQDMCode
     assert stream.header.params == bytes([DOUBLE | PIXELS])
     assert codec.prefix(stream, steps) == lossy
     assert codec.prefix(stream, steps + 1) == stream
-    for reconstruction in METHODS:  # of the prefixes: the pixels are given the one of least error, whatever is asked for
+    for reconstruction in METHODS:  # of prefixes; the pixels are given the picture of least error
         assert torch.equal(codec.decode(stream, reconstruction=reconstruction), image)
         prefix = codec.decode(stream, segments=steps, reconstruction=reconstruction)
         assert torch.equal(prefix, codec.decode(lossy, reconstruction=reconstruction))
@@ -338,7 +338,7 @@ def test_wrong_requests_are_refused(codec: UQDMCodec, published: UQDMCodec) -> N
         "has 2 segments, not 3": lambda: codec.decode(stream, segments=3),
         "between 1 and 5 for this model$": lambda: codec.encode(image, segments=0),
         "between 1 and 4 for this model before the pixels": lambda: codec.encode(image, segments=5, lossless=True),
-        "sends every step: give no --segments and no --bpp": lambda: published.encode(image, segments=2, lossless=True),
+        "sends every step of a lossless": lambda: published.encode(image, segments=2, lossless=True),
         "give no --segments": lambda: published.encode(image, bpp=2.0, lossless=True),
         "less than the first segment": lambda: codec.encode(image, bpp=0.1, lossless=True),
         "unknown ending 'none'; available": lambda: UQDMCodec(codec.model, ending="none"),  # type: ignore[arg-type]
