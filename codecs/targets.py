@@ -3,7 +3,7 @@
 Bytes are a limit that an encoder keeps.  For a PSNR, DiffC encodes and decodes until the file is the smallest that
 reaches it, within TOLERANCE: about 3 times, starting from the size of a JPEG of that PSNR.  It cannot take a prefix of
 one longer file, because what an encoder leaves out depends on where the file ends (codecs/diffc/encoder.py).  UQDM
-can: one file is decoded to some of its segments, by bisection.
+can: one file is decoded to some of its segments, by bisection; many segments are longer than a lossless file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image
 from ..data.images import read_image, to_pil, to_tensor
 from ..lightning_modules.diffusion.pixels import psnr as psnr_of
 from . import container
-from .base import Codec, CodecError, Stream, check_image
+from .base import Codec, CodecError, Progressive, Stream, check_image
 
 TARGETS = ("bpp", "lossless", "psnr", "bytes", "quality")
 CODECS_WITH_TARGETS = ("diffc", "uqdm")
@@ -126,7 +126,8 @@ def _least_bytes(codec: Codec, image: torch.Tensor, target: float, options: dict
                 raise CodecError(f"this model gives at most {found:.2f} dB for this image, in {round(2**used)} bytes")
             if found >= target and all(used < one for one, psnr in trials if psnr >= target):
                 best = stream
-            trials.append((used, found))
+            # with up to so many bytes it is too little: asking for fewer would only give the same file again
+            trials.append((used if found >= target else max(used, size), found))
         high = min((trial for trial in trials if trial[1] >= target), default=None)
         low = max((trial for trial in trials if trial[1] < target), default=None)
         between = 2 ** high[0] - 2 ** low[0] if high and low else math.inf  # bytes
@@ -157,8 +158,9 @@ def _next_size(
 
 
 def _fewest_segments(codec: Codec, image: torch.Tensor, target: float, options: dict[str, Any]) -> Stream:
-    """By bisection: each prefix that is looked at is decoded once."""
-    whole = codec.encode(image, **options)
+    """By bisection: each prefix that is looked at is decoded once; the lossless file, where that is shorter."""
+    assert isinstance(codec, Progressive)
+    whole = codec.encode(image, **{"segments": codec.max_segments, **options})
     found: dict[int, float] = {}
 
     def reached(count: int) -> bool:
@@ -168,4 +170,7 @@ def _fewest_segments(codec: Codec, image: torch.Tensor, target: float, options: 
     count = 1 + bisect.bisect_left(range(1, len(whole.segments) + 1), True, key=reached)
     if count > len(whole.segments):
         raise CodecError(f"the first {max(found)} segments give at most {found[max(found)]:.2f} dB for this image")
-    return Stream(whole.header, whole.segments[:count])
+    stream = codec.prefix(whole, count)
+    if "segments" in options:
+        return stream
+    return min(stream, codec.encode(image, lossless=True, **options), key=lambda one: len(container.write(one, codec)))

@@ -239,12 +239,15 @@ def _predict(plan: Plan, state: State, block: int, time: int, window: int, sums:
         if k + 1 == order:
             for lane in range(LANES):
                 value = state.means[block * LANES + lane] + dots[lane]
+                if value != value:  # regressors that depend on each other may overflow
+                    value = state.means[block * LANES + lane]
                 row = window * len(plan.orders) + q
                 state.predicted[row, block * LANES + lane] = min(max(value, _ZERO), _WHITE)
             q = min(q + 1, len(plan.orders) - 1)
             order = plan.orders[q]
     for lane in range(LANES):
-        state.leverage[window, block * LANES + lane] = dots[LANES + lane]
+        leverage = dots[LANES + lane]
+        state.leverage[window, block * LANES + lane] = leverage if leverage < _WHITE else _WHITE  # no NaN, no infinity
 
 
 @compiled

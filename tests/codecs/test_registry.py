@@ -19,7 +19,7 @@ PROTOCOLS: list[type] = [Progressive, SelfDelimiting, Lossless, Estimating, Idea
 
 @pytest.mark.parametrize(("name", "model", "capabilities"), [
     ("diffc", "diffc-model", [Progressive, SelfDelimiting, Lossless, IdealCoding]),
-    ("uqdm", "uqdm-model", [Lossless, Estimating]),
+    ("uqdm", "uqdm-model", [Progressive, Lossless, Estimating]),
     ("bitsback", "diffc-model", [Lossless]),
 ])  # fmt: skip
 def test_capabilities(name: str, model: str, capabilities: list[type]) -> None:

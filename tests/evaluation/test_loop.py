@@ -240,6 +240,18 @@ def test_diffc_has_a_slider_and_an_ideal_coder(tmp_path: Path, tiny_prior: Path)
         assert point.scores["psnr-rgb"] == pytest.approx(measured[k].scores["psnr-rgb"], abs=1)
 
 
+def test_uqdm_has_every_step_and_a_lossless_file_of_few(tmp_path: Path) -> None:
+    save_image(synthetic_photo(24, 40), tmp_path / "in" / "photo.png")
+    model = {"uqdm": str(ROOT / "tests" / "golden" / "uqdm-model")}
+    result = run(tmp_path / "in", tmp_path / "out", ["uqdm"], hypothetical=True, models=model)
+    (record,) = result.records
+    names = [f"segments={k}" for k in (1, 2, 3)] + ["lossless"]
+    assert [p.point for p in record.points] == names + [f"estimate for {name}" for name in names]
+    assert [p.segments for p in record.points] == [1, 2, 3, 2, 1, 2, 3, 4]  # the estimate is that of all segments
+    rates = [p.bpp for p in record.points]
+    assert rates[3] < rates[7] == pytest.approx(max(rates))
+
+
 def test_hypothetical_points_are_flagged_and_stay_out_of_the_curve(
     pictures: Path, tmp_path: Path, bitplanes: Any
 ) -> None:
