@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -71,6 +72,23 @@ def test_psnr_is_reached_by_little_whatever_the_curve(slope: float, offset: floa
     stream = encode_to(codec, IMAGE, psnr=33.0)
     assert 33 <= psnr(codec.decode(stream), IMAGE) <= 33.1
     assert codec.encoded <= 12
+
+
+def test_a_file_that_left_bytes_unused_is_not_asked_for_again() -> None:
+    """Between 4,800 and 5,200 bytes there is one file, of 5,100; what it lies between is not where it should be."""
+
+    class Gap(Smooth):
+        def encode(self, image: torch.Tensor, *, bpp: float) -> Stream:
+            limit = int(bpp * image.shape[1] * image.shape[2] / 8)
+            size = limit if not 4800 < limit < 5200 else 5100 if limit >= 5100 else 4800
+            return super().encode(image, bpp=8 * (size + 0.5) / (image.shape[1] * image.shape[2]))
+
+    sizes, values = [1000.0, 4800.0, 5100.0, 5200.0, 9000.0], [22.0, 32.9, 33.04, 33.3, 37.0]
+    codec = Gap(lambda size: float(np.interp(size, sizes, values)))
+    stream = encode_to(codec, IMAGE, psnr=33.0)
+    assert 5090 < len(container.write(stream)) <= 5100
+    assert codec.encoded <= 8
+
 
 
 def test_psnr_where_files_jump_is_the_least_file_that_reaches_it() -> None:
