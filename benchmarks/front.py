@@ -20,7 +20,7 @@ from jsonargparse import auto_cli
 
 from diffpress.codecs.diffc.calibrate import calibrate
 from diffpress.codecs.diffc.codec import DiffC
-from diffpress.codecs.diffc.schedule import parse_schedules
+from diffpress.codecs.diffc.header import parse_schedules
 from diffpress.data import list_images, read_image
 from diffpress.evaluation.metrics import psnr
 from diffpress.lightning_modules import load_model

@@ -4,8 +4,8 @@
 
 Pieces of `side` pixels from the middle of `count` photos, evenly spread over the folder.  A machine is a process that
 is told which instructions it may use, by how many threads, and whether the integer prior runs by its fastest engine or
-by the reference in float64.  Every machine writes every file and reads those of all machines.  tests/codecs/
-test_machines.py is a small form of it.
+by the reference in float64.  Every machine writes every file and reads what all machines wrote, equal files once.
+tests/codecs/test_machines.py is a small form of it.
 """
 
 from __future__ import annotations
@@ -105,9 +105,10 @@ def main(data: Path, count: int = 20, side: int = 64, task: str = "") -> None:
             out.mkdir()
             run(machine, photos=[str(photo) for photo in photos], out=str(out))
             print(f"written under {machine}", flush=True)
-        files = [file for out in outs for file in sorted(out.iterdir())]
-        same = {mode: len({file.read_bytes() for file in files if file.suffix == f".{mode}"}) for mode in MODES}
-        print(f"different files of {len(photos)} photos: {same}", flush=True)
+        written = {file.read_bytes(): file for out in outs for file in sorted(out.iterdir())}
+        files = sorted(written.values())
+        different = {mode: sum(file.suffix == f".{mode}" for file in files) for mode in MODES}
+        print(f"different files of {len(photos)} photos by {len(MACHINES)} machines: {different}", flush=True)
         expected = run(MACHINES[0], files=[str(file) for file in files])
         for machine in MACHINES[1:]:
             found = run(machine, files=[str(file) for file in files])

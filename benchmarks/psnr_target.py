@@ -20,8 +20,9 @@ from jsonargparse import auto_cli
 
 from diffpress.codecs import container, get_codec
 from diffpress.codecs.base import Stream
-from diffpress.codecs.targets import encode_to, psnr_of
+from diffpress.codecs.targets import encode_to
 from diffpress.data import read_image
+from diffpress.evaluation.metrics import psnr
 from diffpress.lightning_modules import load_model
 
 NAMED = ("preset", "model", "crop")
@@ -53,12 +54,12 @@ def measured(codec: Any, image: torch.Tensor, target: float, shares: list[float]
     counted: Any = Counted(codec)
     data = container.write(encode_to(counted, image, psnr=target), codec)
     seconds = time.perf_counter() - start
-    row = {"bytes": len(data), "psnr": round(psnr_of(codec.decode(container.read(data, codec)), image), 4)}
+    row = {"bytes": len(data), "psnr": round(psnr(codec.decode(container.read(data, codec)), image), 4)}
     by_hand = []
     for share in shares:
         stream = encode_to(codec, image, bytes=round(share * len(data)))
         size = len(container.write(stream, codec))
-        by_hand.append([size, round(psnr_of(codec.decode(stream), image), 4)])
+        by_hand.append([size, round(psnr(codec.decode(stream), image), 4)])
     spent = (seconds, time.perf_counter() - start - seconds)
     times = {key: round(value, 1) for key, value in zip(SECONDS, spent, strict=True)}
     return row | {"trials": counted.sizes, "by_hand": by_hand} | times

@@ -1,7 +1,7 @@
 """Entropy coding: integers to bytes under known probabilities.  The only importer of constriction.
 
 Four uses:
-- `encode_gaussians`, `GaussianDecoder`: integers with a Gaussian each, in one piece;
+- `GaussianDecoder`: integers with a Gaussian each, as files of before 2026-11 have them;
 - `SegmentEncoder`, `SegmentDecoder`: integers whose probabilities come from shared integer tables.  Symbols are grouped
   by table, so that each table is built once, and the stream is cut into segments of which any prefix decodes;
 - `WeightsEncoder`, `WeightsDecoder`: integers with a row of weights each, in as many pieces as one likes;
@@ -162,22 +162,10 @@ def _categorical(table: Table) -> Any:
     return _model.Categorical(np.ascontiguousarray(table.weights, np.float64), perfect=False)
 
 
-def encode_gaussians(symbols: Ints, means: Floats, stds: Floats, low: int, high: int) -> bytes:
-    """Integers `symbols` [N] in low..high, the n-th under N(means[n], stds[n]^2) integrated over x - 1/2 .. x + 1/2.
-
-    Raises CodecError for symbols outside the range, means that are not finite and stds that are not positive.
-    """
-    values = np.ascontiguousarray(symbols, np.int32).ravel()
-    if values.size and (values.min() < low or values.max() > high):
-        raise CodecError(f"a symbol lies outside {low}..{high}")
-    encoder = _queue.RangeEncoder()
-    if values.size:  # constriction refuses empty arrays
-        encoder.encode(values, _model.QuantizedGaussian(low, high), *_checked(means, stds))
-    return np.asarray(encoder.get_compressed(), "<u4").tobytes()
-
-
 class GaussianDecoder:
-    """Decodes `encode_gaussians`, in any number of consecutive pieces."""
+    """Decodes integers in low..high, the n-th coded under N(means[n], stds[n]^2) integrated over x - 1/2 .. x + 1/2, in
+    any number of consecutive pieces.
+    """
 
     def __init__(self, data: bytes, low: int, high: int) -> None:
         """Raises CodecError if `data` is not whole words."""

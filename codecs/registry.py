@@ -10,7 +10,9 @@ import inspect
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from ..lightning_modules import find_model, load_model
+import torch
+
+from ..lightning_modules import LOADING, find_model, load_model
 from ..lightning_modules.identity import fingerprint
 from ..lightning_modules.loading import is_name
 from .base import Codec, CodecError, Header
@@ -70,31 +72,26 @@ def get_codec(name: str, **options: Any) -> Codec:
     return codec_class(name)(**options)
 
 
-def open_codec(
-    name: str, model: str | None, device: str | None, options: dict[str, Any], loading: dict[str, Any] | None = None
-) -> Codec:
+def open_codec(name: str, model: str | None, device: str | torch.device | None, options: dict[str, Any]) -> Codec:
     """The codec called `name` with its model loaded; raises CodecError or ModelError, also for unknown options.
 
     model    folder or name as of load_model; None: the codec's own
     device   "cpu", "cuda", ...; None: a GPU where there is one
-    options  of the codec's constructor; `loading`, of load_model
+    options  of the codec's constructor or else of load_model
     """
-    factory, loading = codec_class(name), loading or {}
+    factory, has_model = codec_class(name), name in MODEL_CODECS
     known = inspect.signature(factory).parameters
-    foreign = [option for option in options if option not in known]
-    if name not in MODEL_CODECS:
-        foreign += [*(["model"] if model is not None else []), *loading]
-    for option in foreign:
+    loading = {option: value for option, value in options.items() if option not in known}
+    foreign = [option for option in loading if not has_model or option not in LOADING]
+    for option in [*foreign, *(["model"] if model is not None and not has_model else [])]:
         raise CodecError(f"--{option.replace('_', '-')} does not apply to --codec {name}")
-    if name not in MODEL_CODECS:
-        return factory(**options)
-    return factory(model=load_model(model or MODEL_CODECS[name].default_model, device=device, **loading), **options)
+    own = {option: value for option, value in options.items() if option in known}
+    if not has_model:
+        return factory(**own)
+    return factory(model=load_model(model or MODEL_CODECS[name].default_model, device=device, **loading), **own)
 
 
-def codec_for(
-    header: Header, model: str | None, device: str | None, options: dict[str, Any],
-    loading: dict[str, Any] | None = None,
-) -> Codec:
+def codec_for(header: Header, model: str | None, device: str | torch.device | None, options: dict[str, Any]) -> Codec:
     """The codec that decodes files with `header`, and the model that wrote them; arguments as of `open_codec`.
 
     Without `model`, all shipped models are searched for the one of the header's fingerprint.  A folder's fingerprint is
@@ -102,10 +99,10 @@ def codec_for(
     which parts of a pipeline are in use.  The codec then refuses the file itself.
     Raises CodecError naming both models, or ModelError.
     """
-    loading, name = loading or {}, model or MODEL_CODECS[header.codec].default_model
+    name = model or MODEL_CODECS[header.codec].default_model
     if is_name(name):
-        return open_codec(header.codec, name, device, options, loading)
-    folder = find_model(name, loading.get("variant"), loading.get("local_files_only", False))
+        return open_codec(header.codec, name, device, options)
+    folder = find_model(name, options.get("variant"), options.get("local_files_only", False))
     if not (folder / "model_index.json").is_file() and "schedule" not in options:
         found = fingerprint(folder)
         shipped = sorted(folder.parent.iterdir()) if model is None else []
@@ -117,4 +114,4 @@ def codec_for(
                 + ("" if model else "; name the right one with --model")
             )
         folder = fitting
-    return open_codec(header.codec, str(folder), device, options, loading)
+    return open_codec(header.codec, str(folder), device, options)

@@ -3,24 +3,25 @@
 Bytes are a limit that an encoder keeps.  For a PSNR, DiffC encodes and decodes until the file is the smallest that
 reaches it, within TOLERANCE: about 3 times, starting from the size of a JPEG of that PSNR.  It cannot take a prefix of
 one longer file, because what an encoder leaves out depends on where the file ends (codecs/diffc/encoder.py).  UQDM
-can: one file is decoded to some of its segments, by bisection.
+can: one file is decoded to some of its segments, by bisection; many segments are longer than a lossless file.
 """
 
 from __future__ import annotations
 
+import bisect
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
-from ..data.images import read_image, to_pil
+from ..data.images import read_image, to_pil, to_tensor
+from ..lightning_modules.diffusion.pixels import psnr as psnr_of
 from . import container
-from .base import Codec, CodecError, Stream, check_image
+from .base import Codec, CodecError, Progressive, Stream, check_image
 
 TARGETS = ("bpp", "lossless", "psnr", "bytes", "quality")
 CODECS_WITH_TARGETS = ("diffc", "uqdm")
@@ -91,14 +92,7 @@ def jpeg(image: torch.Tensor, quality: int) -> tuple[int, float]:
     """(bytes, PSNR) of uint8 `image` [3, H, W] as a JPEG."""
     file = io.BytesIO()
     to_pil(image).save(file, "JPEG", quality=quality, subsampling=0)
-    decoded = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
-    return len(file.getvalue()), psnr_of(decoded, image)
-
-
-def psnr_of(image: torch.Tensor, original: torch.Tensor) -> float:
-    """PSNR in dB over all samples of two uint8 images; infinite when they are equal."""
-    mse = float((image.double() - original.double()).square().mean())
-    return 10 * math.log10(255**2 / mse) if mse else math.inf
+    return len(file.getvalue()), float(psnr_of(to_tensor(Image.open(file)), image))
 
 
 def guessed_bpp(jpeg_bpp: float) -> float:
@@ -113,9 +107,9 @@ def usual_slope(bpp: float) -> float:
 
 def _least_bytes(codec: Codec, image: torch.Tensor, target: float, options: dict[str, Any]) -> Stream:
     """A secant search over the logarithm of the file's size, held between what is too little and what is enough."""
-    quality = _first(range(1, 101), lambda one: jpeg(image, one)[1] >= target)
+    better = bisect.bisect_left(range(1, 100), True, key=lambda quality: jpeg(image, quality)[1] >= target)
     per_pixel = 8 / (image.shape[1] * image.shape[2])  # bpp of a byte
-    size = math.log2(guessed_bpp(jpeg(image, quality or 100)[0] * per_pixel) / per_pixel)
+    size = math.log2(guessed_bpp(jpeg(image, 1 + better)[0] * per_pixel) / per_pixel)
     trials: list[tuple[float, float]] = []  # log2 of the bytes, PSNR
     best: Stream | None = None
     for _ in range(MOST_TRIALS):
@@ -126,13 +120,14 @@ def _least_bytes(codec: Codec, image: torch.Tensor, target: float, options: dict
                 raise
             trials.append((size, -math.inf))  # too little for a single step
         else:
-            found = psnr_of(codec.decode(stream), image)
+            found = float(psnr_of(codec.decode(stream), image))
             used = math.log2(len(container.write(stream, codec)))
             if found < target and used < size - 0.1:
                 raise CodecError(f"this model gives at most {found:.2f} dB for this image, in {round(2**used)} bytes")
             if found >= target and all(used < one for one, psnr in trials if psnr >= target):
                 best = stream
-            trials.append((used, found))
+            # with up to so many bytes it is too little: asking for fewer would only give the same file again
+            trials.append((used if found >= target else max(used, size), found))
         high = min((trial for trial in trials if trial[1] >= target), default=None)
         low = max((trial for trial in trials if trial[1] < target), default=None)
         between = 2 ** high[0] - 2 ** low[0] if high and low else math.inf  # bytes
@@ -163,27 +158,19 @@ def _next_size(
 
 
 def _fewest_segments(codec: Codec, image: torch.Tensor, target: float, options: dict[str, Any]) -> Stream:
-    """By bisection: each prefix that is looked at is decoded once."""
-    whole = codec.encode(image, **options)
+    """By bisection: each prefix that is looked at is decoded once; the lossless file, where that is shorter."""
+    assert isinstance(codec, Progressive)
+    whole = codec.encode(image, **{"segments": codec.max_segments, **options})
     found: dict[int, float] = {}
 
     def reached(count: int) -> bool:
-        found[count] = psnr_of(codec.decode(whole, segments=count), image)
+        found[count] = float(psnr_of(codec.decode(whole, segments=count), image))
         return found[count] >= target
 
-    count = _first(range(1, len(whole.segments) + 1), reached)
-    if count is None:
+    count = 1 + bisect.bisect_left(range(1, len(whole.segments) + 1), True, key=reached)
+    if count > len(whole.segments):
         raise CodecError(f"the first {max(found)} segments give at most {found[max(found)]:.2f} dB for this image")
-    return Stream(whole.header, whole.segments[:count])
-
-
-def _first(values: range, holds: Callable[[int], bool]) -> int | None:
-    """The first of `values` for which `holds`, which stays true from there on; None if it never is."""
-    low, high = 0, len(values)
-    while low < high:
-        middle = (low + high) // 2
-        if holds(values[middle]):
-            high = middle
-        else:
-            low = middle + 1
-    return values[low] if low < len(values) else None
+    stream = codec.prefix(whole, count)
+    if "segments" in options:
+        return stream
+    return min(stream, codec.encode(image, lossless=True, **options), key=lambda one: len(container.write(one, codec)))

@@ -1,24 +1,20 @@
-"""ImageNet64 in the public npz layout, and which of its validation images are duplicates of training images.
+"""ImageNet64 in the public npz layout.
 
 `val_data.npz` and `train_data_batch_*.npz` hold the key ``data``: N x 12288 uint8, the planes R, G, B of 64 x 64
-pixels.  An optional `removed.npy` lists indices into the validation images to leave out.  The list used in the
-literature is not distributed, so :func:`find_duplicates` computes one: validation images that are equal, pixel for
-pixel, to a training image or to an earlier validation image.
+pixels.  An optional `removed.npy` lists indices into the validation images to leave out, such as those that are
+training images, too.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .images import ImageError, write_file
+from .images import ImageError
 
 SIDE = 64
 VALUES = 3 * SIDE * SIDE
@@ -94,28 +90,3 @@ class ImageNet64(Dataset[tuple[str, torch.Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[str, torch.Tensor]:
         return self.names[index], torch.from_numpy(self.images[index])
-
-
-def find_duplicates(folder: Path, progress: Callable[[str], None] = lambda message: None) -> np.ndarray:
-    """Sorted indices of validation images equal to a training image or to an earlier validation image, int64 [K]."""
-
-    def digest(image: np.ndarray) -> bytes:
-        return hashlib.sha256(image.tobytes()).digest()
-
-    validation = [digest(image) for image in read_npz(folder / "val_data.npz")]
-    wanted = set(validation)
-    in_training: set[bytes] = set()
-    for path in training_files(folder):  # one file at a time: the full set does not fit in memory
-        in_training.update(wanted.intersection(digest(image) for image in read_npz(path)))
-        progress(f"{path.name}: {len(in_training)} validation images found so far")
-    first = {key: index for index, key in reversed(list(enumerate(validation)))}
-    duplicates = [index for index, key in enumerate(validation) if key in in_training or first[key] < index]
-    return np.array(duplicates, dtype=np.int64)
-
-
-def write_removed(folder: Path, indices: np.ndarray) -> Path:
-    """Write `indices` to `folder`/removed.npy and return its path."""
-    buffer, path = io.BytesIO(), folder / "removed.npy"
-    np.save(buffer, indices, allow_pickle=False)
-    write_file(path, buffer.getvalue())
-    return path

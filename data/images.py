@@ -143,19 +143,16 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def save_image(image: torch.Tensor, path: str | os.PathLike[str], **options: Any) -> None:
-    """Write a uint8 tensor [3, H, W] to `path`, in the format of its suffix, through :func:`write_file`.
-
-    `options` go to Pillow (``quality=90``, ...).  Raises ImageError when the suffix names no format or writing fails.
-    """
-    _save(to_pil(image), Path(path), options)
+def save_image(image: torch.Tensor, path: str | os.PathLike[str]) -> None:
+    """Write a uint8 tensor [3, H, W] to `path`; see :func:`save_photo`."""
+    save_photo(Photo(image), path)
 
 
 def save_photo(photo: Photo, path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Write `photo` to `path`, WebP without loss; returns what the format of its suffix cannot hold.
+    """Write `photo` to `path` in the format of its suffix, WebP without loss; returns what that cannot hold.
 
     PNG, WebP and TIFF hold everything, JPEG metadata; transparency is composited over white where it cannot be kept.
-    Raises ImageError.
+    Raises ImageError where the suffix names no format, or writing fails.
     """
     path, picture = Path(path), to_pil(photo.image)
     image_format = _format(path)
@@ -170,7 +167,12 @@ def save_photo(photo: Photo, path: str | os.PathLike[str]) -> tuple[str, ...]:
         options |= _metadata_options(image_format, photo.metadata)
     else:
         left_out += [name.upper() for name in photo.metadata]
-    _save(picture, path, options)
+    buffer = io.BytesIO()
+    try:
+        picture.save(buffer, format=image_format, **options)
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path}: cannot be written ({' '.join(str(error).split())})") from None
+    write_file(path, buffer.getvalue())
     return (f"{path.suffix} holds no {', '.join(left_out)}",) if left_out else ()
 
 
@@ -199,16 +201,6 @@ def _format(path: Path) -> str:
     if image_format is None or image_format not in Image.SAVE:
         raise ImageError(f"{path}: no image format is known for the suffix {path.suffix!r}")
     return image_format
-
-
-def _save(picture: Image.Image, path: Path, options: dict[str, Any]) -> None:
-    buffer = io.BytesIO()
-    image_format = _format(path)
-    try:
-        picture.save(buffer, format=image_format, **options)
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{path}: cannot be written ({' '.join(str(error).split())})") from None
-    write_file(path, buffer.getvalue())
 
 
 def write_file(path: str | os.PathLike[str], data: bytes) -> None:

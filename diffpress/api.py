@@ -40,11 +40,10 @@ def compress(
     A codec once opened stays for the next call.  Raises CodecError, ModelError.
     """
     check_targets(codec, options)
-    known = inspect.signature(codec_class(codec)).parameters
-    making = {name: value for name, value in options.items() if name in known}
-    loading = {name: value for name, value in options.items() if name in LOADING and name not in known}
-    encoding = {name: value for name, value in options.items() if name not in making and name not in loading}
-    opened = _opened(codec, model, device, tuple(making.items()), tuple(loading.items()))
+    known = {*inspect.signature(codec_class(codec)).parameters, *LOADING}
+    opening = tuple((name, value) for name, value in options.items() if name in known)
+    encoding = {name: value for name, value in options.items() if name not in known}
+    opened = _opened(codec, None, model, device, opening)
     return container.write(encode_to(opened, as_tensor(image), **encoding), opened)
 
 
@@ -74,10 +73,8 @@ def decompress(
     options        of the codec's constructor and of loading its model
     Raises CodecError, ModelError.
     """
-    loading = tuple((name, value) for name, value in options.items() if name in LOADING)
-    making = tuple((name, value) for name, value in options.items() if name not in LOADING)
     header, _, _ = container.peek(data)
-    codec = _opened_for(header.codec, header.fingerprint, model, device, making, loading)
+    codec = _opened(header.codec, header.fingerprint, model, device, tuple(options.items()))
     image = codec.decode(container.read(data, codec), segments=segments).cpu()
     if to == "torch":
         return image
@@ -97,16 +94,11 @@ def as_tensor(image: Picture) -> torch.Tensor:
     return torch.from_numpy(image).permute(2, 0, 1).contiguous()
 
 
-Options = tuple[tuple[str, Any], ...]
-
-
-@lru_cache(maxsize=4)
-def _opened(codec: str, model: str | None, device: str | None, making: Options, loading: Options) -> Codec:
-    return open_codec(codec, model, device, dict(making), dict(loading))
-
-
-@lru_cache(maxsize=4)
-def _opened_for(
-    codec: str, fingerprint: bytes, model: str | None, device: str | None, making: Options, loading: Options
+@lru_cache(maxsize=8)
+def _opened(
+    codec: str, fingerprint: bytes | None, model: str | None, device: str | None, options: tuple[tuple[str, Any], ...]
 ) -> Codec:
-    return codec_for(Header(codec, 1, 1, fingerprint), model, device, dict(making), dict(loading))
+    """The codec; with the model of that fingerprint where there is one."""
+    if fingerprint is None:
+        return open_codec(codec, model, device, dict(options))
+    return codec_for(Header(codec, 1, 1, fingerprint), model, device, dict(options))

@@ -83,19 +83,17 @@ def _speed() -> Iterator[str]:
     """A photo there and back on every device, after a first time that compiles."""
     import torch
 
-    from .codecs import container, get_codec
+    from .api import compress, decompress
     from .data import read_image
-    from .lightning_modules import load_model
 
     photo = read_image(resource("data/demo.png"))[:, :SIDE, :SIDE].contiguous()
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         try:
-            codec = get_codec("diffc", model=load_model("diffc-pixel", device=device), preset="fast")
-            codec.encode(photo, bpp=BPP)
+            decompress(compress(photo, bpp=BPP, preset="fast", device=device), device=device)
             start = time.perf_counter()
-            data = container.write(codec.encode(photo, bpp=BPP), codec)
+            data = compress(photo, bpp=BPP, preset="fast", device=device)
             middle = time.perf_counter()
-            codec.decode(container.read(data, codec))
+            decompress(data, device=device)
             end = time.perf_counter()
         except user_errors() as error:
             yield f"diffc, fast, on {device}: {sentence(error)}"

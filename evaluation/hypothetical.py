@@ -59,9 +59,10 @@ def _estimates(codec: Estimating, image: Tensor, measured: Sequence[Measurement]
     pixels = image.shape[1] * image.shape[2]
     points = []
     for point in measured:
-        if 1 <= point.segments <= len(bits):
-            needed, name = bits[point.segments - 1], f"estimate for {point.point}"
-            points.append(replace(point, point=name, file="", num_bytes=needed / 8, bpp=needed / pixels))
+        count = len(bits) if point.lossless else point.segments  # a file may have fewer
+        if 1 <= count <= len(bits):
+            needed, point = bits[count - 1], replace(point, point=f"estimate for {point.point}", segments=count)
+            points.append(replace(point, file="", num_bytes=needed / 8, bpp=needed / pixels))
     return points
 
 

@@ -14,6 +14,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from ..data.images import to_pil
 from .hypothetical import hypothetical_points
 from .measure import decode_again, largest_lossy, measure_image, progress_points
 from .metrics import ExtraMetric, score
-from .points import CodecSpec, pairs
+from .points import CodecSpec
 from .provenance import machine, versions
 from .records import Measurement, Record, read_record, sentence, write_record
 
@@ -43,7 +44,7 @@ def run(loop: EvaluationLoop, device: str = "auto", devices: int = 1, num_nodes:
     """
     fabric = Fabric(accelerator=device, devices=devices, num_nodes=num_nodes)
     fabric.launch()
-    units = pairs(loop.specs, len(loop.data))
+    units = list(product(range(len(loop.specs)), range(len(loop.data))))  # by codec: one model at a time is enough
     with torch.inference_mode():
         for which, number in units[fabric.global_rank :: fabric.world_size]:
             loop.measure(which, number, fabric.device)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..codecs import Codec, CodecError, Header, Stream, container
-from ..codecs.base import Progressive
+from ..codecs.base import Lossless, Progressive
 from ..data import write_file
 from .metrics import bits_per_pixel
 from .points import DEFAULT, LOSSLESS, CodecSpec, Value, point_name
@@ -132,10 +132,13 @@ def encodings(codec: Codec, spec: CodecSpec) -> Iterator[Encoding]:
     flag = any(p.name == LOSSLESS or p.kind is p.VAR_KEYWORD for p in parameters)  # png and bitsback know no other way
     if "all" in values and option != "segments" and not codec.prior.lossless:  # type: ignore[attr-defined]
         values = [value for value in values if value != LOSSLESS]  # a model on latents has no lossless end
-    together = []
-    if option == "segments" or "all" in values:
-        together = [v for v in values if v == "all" or option == "segments"]
-        yield Encoding(together, "segments", {LOSSLESS: True} if LOSSLESS in together and flag else {})
+    together = [v for v in values if v == "all" or option == "segments"]
+    options: dict[str, Any] = {LOSSLESS: True} if LOSSLESS in together and flag else {}
+    if isinstance(codec, Progressive) and isinstance(codec, Lossless):  # its lossless files have other segments
+        together = [v for v in together if v != LOSSLESS]
+        options = {"segments": codec.max_segments - codec.lossless}
+    if together:
+        yield Encoding(together, "segments", options)
     for value in values:
         if value in together:
             continue

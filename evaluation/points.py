@@ -8,17 +8,16 @@ its constructor or, as dtype, refiner or offload, to `load_model`.  Its rate poi
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
-from ..codecs import Codec, CodecError, codec_names, get_codec
-from ..codecs.registry import MODEL_CODECS, codec_class
-from ..lightning_modules import LOADING, find_model, load_model
+from ..codecs import Codec, CodecError, codec_names
+from ..codecs.registry import MODEL_CODECS, open_codec
+from ..lightning_modules import find_model
 
 Value = float | int | str
 LOSSLESS = "lossless"
@@ -73,31 +72,18 @@ class CodecSpec:
 
     def build(self, device: str | torch.device | None = None) -> Codec:
         """The codec, with its model loaded on `device`.  Raises CodecError or ModelError in one sentence."""
-        loading = self._loading()
-        options = {name: value for name, value in self.options.items() if name not in loading}
-        if self.model:
-            options["model"] = load_model(self.model, device=device, **loading)
-        try:
-            return get_codec(self.name, **options)
-        except TypeError as error:
-            raise CodecError(f"{self.label}: {error}") from None
+        return open_codec(self.name, self.model or None, device, self.options)
 
     def identity(self) -> str:
         """Digest of everything that determines the results: options, rate points, contents of the model folders."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
-        loading = self._loading()
-        for model in filter(None, (self.model, loading.get("refiner"))):
-            folder = find_model(model, loading.get("variant"), loading.get("local_files_only", False))
+        for model in filter(None, (self.model, self.options.get("refiner"))):
+            folder = find_model(model, self.options.get("variant"), self.options.get("local_files_only", False))
             for path in sorted(folder.rglob("*")):
                 if path.is_file() and path.suffix != ".md":
                     with path.open("rb") as file:
                         digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()[:16]
-
-    def _loading(self) -> dict[str, Any]:
-        """The options for load_model; one that the codec has itself, as bitsback's tile, is the codec's."""
-        own = inspect.signature(codec_class(self.name)).parameters if self.model else LOADING
-        return {name: value for name, value in self.options.items() if name in LOADING and name not in own}
 
     @property
     def slug(self) -> str:
@@ -113,12 +99,9 @@ def slug(label: str) -> str:
     return f"{name[: LONGEST_SLUG // 4]}-{hashlib.sha256(label.encode()).hexdigest()[:16]}"
 
 
-def parse_specs(
-    words: Sequence[str], points: Sequence[str] = (), default_models: Mapping[str, str] | None = None
-) -> list[CodecSpec]:
+def parse_specs(words: Sequence[str], points: Sequence[str] = ()) -> list[CodecSpec]:
     """The codecs of ``--codecs`` with the rate points of ``--points`` (``NAME-or-label:VALUE,VALUE``) or their grids.
 
-    default_models  model folders by codec name, where neither ``model=`` nor the shipped one is to be taken
     Raises CodecError for unknown names, options without a value, and points that name none of the codecs.
     """
     given = dict(_parse_points(word) for word in points)
@@ -129,8 +112,7 @@ def parse_specs(
         if name not in codec_names():
             raise CodecError(f"unknown codec {name!r}; available: {', '.join(codec_names())}")
         options = dict(_parse_option(word, part) for part in rest.split(",") if part)
-        models = {key: one.default_model for key, one in MODEL_CODECS.items()} | dict(default_models or {})
-        model = options.pop("model", None) or models.get(name, "")
+        model = options.pop("model", None) or (MODEL_CODECS[name].default_model if name in MODEL_CODECS else "")
         grid = GRIDS.get(name, Grid("quality", ()))
         for key in (word, name):
             if key in given:
@@ -177,8 +159,3 @@ def _number(text: str) -> Value:
         except ValueError:
             continue
     return text
-
-
-def pairs(specs: Iterable[CodecSpec], images: int) -> list[tuple[int, int]]:
-    """All (codec, image) index pairs, codec by codec, so that only one model is needed at a time."""
-    return [(codec, image) for codec, _ in enumerate(specs) for image in range(images)]

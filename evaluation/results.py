@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ..data import write_file
 from .metrics import MAX_PSNR, bits_per_dimension
-from .records import BOUND, Measurement, Record
+from .records import Measurement, Record
 
 
 class Scale(NamedTuple):
@@ -74,15 +74,10 @@ class Curve:
     points: list[Point] = field(default_factory=list)
     fingerprint: str = ""
 
-    def lossy(self, hypothetical: bool = False) -> list[Point]:
-        """Complete points of the rate-distortion curve (or of the hypothetical one), by rate."""
-        files = [p for p in self.points if p.complete and not p.lossless and p.point != BOUND]
-        return sorted((p for p in files if p.hypothetical == hypothetical), key=lambda p: p.values["bpp"])
-
-    def series(self, metric: str, hypothetical: bool = False) -> tuple[list[float], list[float]]:
-        """(bpp, metric) of the points that have both."""
-        points = [p for p in self.lossy(hypothetical) if metric in p.values]
-        return [p.values["bpp"] for p in points], [p.values[metric] for p in points]
+    def lossy(self) -> list[Point]:
+        """Complete points of the rate-distortion curve, by rate; those for which no file exists are none of it."""
+        points = [p for p in self.points if p.complete and not p.lossless and not p.hypothetical]
+        return sorted(points, key=lambda p: p.values["bpp"])
 
     @property
     def lossless_point(self) -> Point | None:

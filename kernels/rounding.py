@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .viterbi_numba import compiled
 
-@numba.njit(cache=True, nogil=True)
+
+@compiled
 def _to_uint8(h: NDArray[np.float32], scale: NDArray[np.float32], out: NDArray[np.uint8]) -> Any:
     for i in range(h.shape[0]):
         for c in range(h.shape[1]):

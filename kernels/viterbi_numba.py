@@ -24,7 +24,7 @@ SCRATCH = 1 << 29  # bytes of decisions that all threads may hold together
 TILE = 16  # rows and columns of a tile of the transposition
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """numba's compilation, kept on disk where a folder can be written: beside this file or in the user's cache."""
     try:
         return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
@@ -65,7 +65,7 @@ def search_many(
     return symbols, sums
 
 
-@_compiled
+@compiled
 def _transpose(source: Shorts, target: Shorts, rows: int) -> None:
     """Write the matrix source int16 [rows * columns] transposed, tile by tile so that it stays in the cache.
 
@@ -80,7 +80,7 @@ def _transpose(source: Shorts, target: Shorts, rows: int) -> None:
                     out[np.uint64(c), np.uint64(r)] = matrix[np.uint64(r), np.uint64(c)]
 
 
-@_compiled
+@compiled
 def _tops(
     top: Shorts, s0: Shorts, m0: Shorts, s1: Shorts, m1: Shorts, s2: Shorts, m2: Shorts, s3: Shorts, m3: Shorts
 ) -> None:
@@ -90,7 +90,7 @@ def _tops(
         top[i] = max(early, max(np.int16(s2[i] + m2[i]), np.int16(s3[i] + m3[i])))
 
 
-@_compiled
+@compiled
 def _choices(
     choice: Shorts, top: Shorts, s0: Shorts, m0: Shorts, s1: Shorts, m1: Shorts, s2: Shorts, m2: Shorts
 ) -> None:
@@ -101,14 +101,14 @@ def _choices(
         choice[i] = np.int16(0) if np.int16(s0[i] + m0[i]) == top[i] else later
 
 
-@_compiled
+@compiled
 def _pack(packed: Bytes, c0: Shorts, c1: Shorts, c2: Shorts, c3: Shorts) -> None:
     """Four choices to a byte, the first in the lowest bits."""
     for i in range(len(packed)):
         packed[i] = np.uint8(c0[i] | np.int16(c1[i] << 2) | np.int16(c2[i] << 4) | np.int16(c3[i] << 6))
 
 
-@_compiled
+@compiled
 def _stage(
     row: Shorts, old: Shorts, new: Shorts, decisions: Bytes, below: int, by_symbol: int, by_top: int, choices: Shorts
 ) -> None:
@@ -142,7 +142,7 @@ def _stage(
         _pack(decisions[group : group + run], c0, c1, c2, c3)
 
 
-@_compiled
+@compiled
 def _forward(
     scores: Shorts, length: int, flush: int, by_symbol: int, by_top: int, decisions: Bytes, total: Integers
 ) -> int:
@@ -185,7 +185,7 @@ def _forward(
     return final
 
 
-@_compiled
+@compiled
 def _trace_back(length: int, decisions: Bytes, state: int, path: Bytes) -> None:
     """Write the symbols of the path that ends in `state`, uint8 [stages]."""
     digits = length // 2

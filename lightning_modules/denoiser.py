@@ -18,8 +18,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from .diffusion.gaussian import alpha_sigma, diffuse
-from .diffusion.pixels import to_signed
-from .diffusion.psnr import psnr
+from .diffusion.pixels import psnr, to_signed
 from .identity import ModelError
 from .loading import find_model
 from .networks.denoiser import Denoiser

@@ -74,7 +74,11 @@ def load_model(folder: str | Path, device: str | torch.device | None = None, **o
     """
     local_files_only = options.pop("local_files_only", False)
     if is_name(folder):
-        return _load_named(str(folder), _place(device), options)
+        from .priors.adapters import named_prior
+
+        for option in options:
+            raise ModelError(f"{folder} is a model without the option {option}")
+        return named_prior(str(folder), _place(device))
     path = find_model(folder, options.get("variant"), local_files_only)
     if isinstance(options.get("dtype"), str):
         options["dtype"] = as_dtype(options["dtype"], torch.float32)
@@ -99,14 +103,6 @@ def _state(folder: Path) -> dict[Path, tuple[int, int, int]]:
 def is_name(model: str | Path) -> bool:
     """Whether `model` names Python code (priors.adapters.named_prior) rather than a folder."""
     return NAME.fullmatch(str(model)) is not None and not Path(model).is_dir()
-
-
-def _load_named(name: str, device: torch.device, options: dict[str, Any]) -> Any:
-    from .priors.adapters import named_prior
-
-    for option in options:
-        raise ModelError(f"{name} is a model without the option {option}")
-    return named_prior(name, device)
 
 
 def _place(device: str | torch.device | None) -> torch.device:

@@ -20,10 +20,9 @@ from torch import Tensor
 
 from ...lightning_modules.diffusion.gaussian import diffuse
 from ...lightning_modules.priors.interface import Prior
-from ...lightning_modules.priors.pixel import DenoiserPrior
-from ...lightning_modules.priors.pyramid import Node, Pyramid
+from ...lightning_modules.priors.pixel import DenoiserPrior, Node, Pyramid
 from ..reverse_channel import ReverseChannelCoder
-from .schedule import snr_gain
+from .header import snr_gain
 from .subbands import subbands_of
 
 SHARE_POWER = 0.25  # between counting bits (0) and counting shares of a file (1): docs/decisions/0055-levels.md

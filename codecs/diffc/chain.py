@@ -20,8 +20,7 @@ from ...kernels import get_backend
 from ...lightning_modules.diffusion.gaussian import posterior
 from ...lightning_modules.priors.interface import Prior
 from ..reverse_channel.interface import Vector
-from .header import Conditioning, HeaderParams
-from .schedule import Schedule, snr_gain
+from .header import Conditioning, HeaderParams, Schedule, snr_gain
 from .subbands import Group, SingleBand, Subbands, group_subbands, subbands_of
 
 NO_BITS, NOMINAL = 0, 128  # budget codes: nothing is sent; exactly the calibrated KL

@@ -6,9 +6,9 @@ sent for about KL(q || p) bits.  Where the calibration knows them, a step is sen
 frequency and colour) that p gives unlike variances.  A segment is one step: a byte per group for its KL budget relative
 to the calibrated one, where the file is large enough to afford it, and the coder's payloads.
 
-chain.py           what both sides compute alike            encoder.py         what is sent, and where a file ends
-header.py          what a file says besides its payloads    decoder.py         a segment parsed and applied
-schedule.py        timesteps and expected errors            reconstruction.py  the last state made an image
+header.py   presets, and what a file says besides its payloads   encoder.py         what is sent, and where a file ends
+chain.py    what both sides compute alike                        decoder.py         a segment parsed and applied
+                                                                 reconstruction.py  the last state made an image
 """
 
 from __future__ import annotations
@@ -31,10 +31,19 @@ from ..threads import fastest, reproducible
 from .chain import SharedChain, State
 from .decoder import parse_segment, receive_step
 from .encoder import ImageEncoder, Progress, Request, encode_together
-from .header import CODERS, FAST, MAX_PRESETS, Conditioning, HeaderParams
+from .header import (
+    CODERS,
+    FAST,
+    MAX_PRESETS,
+    Conditioning,
+    HeaderParams,
+    Schedule,
+    find_schedules,
+    schedule_identity,
+    schedule_source,
+)
 from .ideal import ideal_curve
 from .reconstruction import RECONSTRUCTIONS, reconstruct
-from .schedule import Schedule, find_schedules, schedule_identity, schedule_source
 from .subbands import BLOCK, RADII
 
 WATER_FILLING = 0.2  # docs/decisions/0054-water-filling.md, 0055-levels.md

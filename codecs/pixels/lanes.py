@@ -204,3 +204,27 @@ def affine(context, inputs, weights, start, out, out_at, count, width):  # type:
             e.store(b.load(cell), 3, e.lane(out_at, _INT(k)))
 
     return _typed(emit, (inputs, weights, start, out, out_at, count, width))
+
+
+@intrinsic
+def add_outer(context, total, at, left, first, right, right_at, width, size):  # type: ignore[no-untyped-def]
+    """total[at + k width + j] += sum over lanes l of left[(first + k) LANES + l] right[right_at + l size + j],
+
+    k = 0 ... GROUP - 1, j = 0 ... LANES - 1: a piece of the outer products of two vectors, summed over LANES rows.
+    """
+
+    def emit(
+        e: _Emitter, b: Any, total: Any, at: Any, left: Any, first: Any, right: Any, right_at: Any, width: Any,
+        size: Any,
+    ) -> None:  # fmt: skip
+        places = [b.add(at, b.mul(width, _INT(k))) for k in range(GROUP)]
+        sums = [e.load(0, place) for place in places]
+        for lane in range(LANES):
+            value = e.load(4, b.add(right_at, b.mul(size, _INT(lane))))
+            for k in range(GROUP):
+                factor = e.repeated(e.load_one(2, b.add(e.lane(_INT(lane), first), _INT(k * LANES))))
+                sums[k] = b.fadd(sums[k], b.fmul(factor, value))
+        for place, value in zip(places, sums, strict=True):
+            e.store(value, 0, place)
+
+    return _typed(emit, (total, at, left, first, right, right_at, width, size))

@@ -1,16 +1,18 @@
 """The distribution of a pixel given its predictions and the errors around it: a small network, compiled by numba.
 
-The network (two hidden layers, fixed weights) reads logarithms of the absolute errors of decoded neighbours, of the
+The network (two hidden layers) reads logarithms of the absolute errors of decoded neighbours, of the
 planes before at the same place, of the differences between predictions, and of how well each has done nearby.  It gives
 a mixture of discretised logistics (Salimans et al. 2017): their scales, weights and offsets, and for each component its
-own mean of the predictions.  Weights are multiples of 2^-12, its outputs are rounded and looked up in tables, and
-arithmetic is that of prediction.py, so that every machine gets the same integers.
+own mean of the predictions.  Its weights begin as multiples of 2^-12 and learn on (learning.py), its outputs are
+rounded and looked up in tables, and arithmetic is that of prediction.py, so that every machine gets the same integers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
-from numpy.typing import NDArray
 
 from .lanes import GROUP, LANES, affine
 from .prediction import MARGIN, SLANT, Floats, Ints, Plan, Singles, State, compiled, is_active
@@ -38,6 +40,31 @@ LOGISTIC = np.round(
 _SIXTEEN = np.float32(16)
 
 
+LAYERS = ("weights0", "weights1", "weights2")  # [1 + inputs, outputs], the bias first
+
+
+class Network(NamedTuple):
+    """The network of a plane and what it computed last, float32; L inputs, n hidden numbers, m outputs.
+
+    weights  of each layer [1 + inputs, outputs], the bias first, flat
+    inputs   [B, L LANES]; hidden0, hidden1 [B, n LANES]; outputs [B, m LANES]
+    """
+
+    weights: tuple[Singles, Singles, Singles]
+    inputs: Singles
+    hidden0: Singles
+    hidden1: Singles
+    outputs: Singles
+
+
+def new_network(layers: Sequence[Singles], blocks: int) -> Network:
+    """A network of these LAYERS, which it may change, for B blocks of rows."""
+    first, second, third = (layer.reshape(-1).copy() for layer in layers)
+    kept = [np.zeros((blocks, layer.shape[1] * LANES), np.float32) for layer in layers]
+    inputs = np.zeros((blocks, (len(layers[0]) - 1) * LANES), np.float32)
+    return Network((first, second, third), inputs, kept[0], kept[1], kept[2])
+
+
 def feature_count(predictions: int, windows: int, earlier: int) -> int:
     """Inputs of the network of a plane behind `earlier` others."""
     return len(OWN) + 2 * predictions + windows + 5 + len(OTHER) * earlier
@@ -46,11 +73,6 @@ def feature_count(predictions: int, windows: int, earlier: int) -> int:
 def output_count(predictions: int) -> int:
     """Outputs of the network: log-scales, logits and offsets of the components, their logits of the predictions."""
     return COMPONENTS * (3 + predictions + 1)
-
-
-def padded(outputs: int) -> int:
-    """`outputs` rounded up to what lanes.affine computes at a time."""
-    return -(-outputs // GROUP) * GROUP
 
 
 @compiled
@@ -102,7 +124,7 @@ def _layer(inputs: Singles, weights: Singles, out: Singles, rectified: bool) -> 
 
 
 @compiled
-def _power(log2: float) -> float:
+def power(log2: float) -> float:
     """2^log2, the exponent rounded to 1 / POWER_STEPS and kept within POWER_RANGE."""
     scaled = np.floor(log2 * POWER_STEPS + 0.5) + POWER_RANGE * POWER_STEPS
     return POWER[int(min(max(scaled, 0.0), 2.0 * POWER_RANGE * POWER_STEPS))]
@@ -116,16 +138,24 @@ def _components(state: State, y: int, lane: int, outputs: Singles, out: Floats) 
         weights, mean = 0.0, 0.0
         at = (3 * COMPONENTS + k * count) * LANES + lane
         for p in range(count):
-            weight = _power(outputs[at + p * LANES])
+            weight = power(outputs[at + p * LANES])
             weights += weight
             mean += weight * state.predicted[p, y]
-        scale = _power(outputs[k * LANES + lane] + START[k])
+        scale = power(outputs[k * LANES + lane] + START[k])
         out[k] = mean / weights + OFFSET * outputs[(2 * COMPONENTS + k) * LANES + lane] * scale
         out[COMPONENTS + k] = 1.0 / scale
-        out[2 * COMPONENTS + k] = _power(outputs[(COMPONENTS + k) * LANES + lane])
+        out[2 * COMPONENTS + k] = power(outputs[(COMPONENTS + k) * LANES + lane])
         total += out[2 * COMPONENTS + k]
     for k in range(COMPONENTS):
         out[2 * COMPONENTS + k] /= total
+
+
+@compiled
+def logistic(x: float) -> float:
+    """1 / (1 + exp(-x)), from a table."""
+    place = min(max((x + LOGISTIC_RANGE) * LOGISTIC_STEPS, 0.0), 2.0 * LOGISTIC_RANGE * LOGISTIC_STEPS)
+    i = int(place)
+    return LOGISTIC[i] + (LOGISTIC[i + 1] - LOGISTIC[i]) * (place - i)
 
 
 @compiled
@@ -135,12 +165,10 @@ def _below(components: Floats, value: int) -> float:
         return 0.0
     if value >= 256:
         return 1.0
-    sum_, end = 0.0, 2.0 * LOGISTIC_RANGE * LOGISTIC_STEPS
+    sum_ = 0.0
     for k in range(COMPONENTS):
         away = (value - 0.5 - components[k]) * components[COMPONENTS + k]
-        place = min(max((away + LOGISTIC_RANGE) * LOGISTIC_STEPS, 0.0), end)
-        i = int(place)
-        sum_ += components[2 * COMPONENTS + k] * (LOGISTIC[i] + (LOGISTIC[i + 1] - LOGISTIC[i]) * (place - i))
+        sum_ += components[2 * COMPONENTS + k] * logistic(away)
     return sum_
 
 
@@ -157,33 +185,30 @@ def _weights(components: Floats, first: int, step: int, out: Floats) -> None:
 
 @compiled
 def distributions(
-    plan: Plan, state: State, first_block: int, last_block: int, time: int, earlier: Ints, weights0: Singles,
-    weights1: Singles, weights2: Singles, hidden: int, outputs: int, inputs: Singles, components: Floats,
-    coarse: Floats,
+    plan: Plan, state: State, network: Network, first_block: int, last_block: int, time: int, earlier: Ints,
+    components: Floats, coarse: Floats,
 ) -> None:  # fmt: skip
     """Mixtures, components [H, 3 COMPONENTS], of all pixels of blocks first_block ... last_block - 1 at `time`.
 
-    inputs  float32 [B, feature_count LANES], what the network has read
     coarse  float64 [H, 256 / COARSE], weights of each COARSE grey levels
     """
-    hidden0, hidden1 = np.empty(hidden * LANES, np.float32), np.empty(hidden * LANES, np.float32)
-    out = np.empty(outputs * LANES, np.float32)
     for block in range(first_block, last_block):
         if not is_active(plan, block, time):
             continue
+        inputs, outputs = network.inputs[block], network.outputs[block]
         for lane in range(LANES):
             y = block * LANES + lane
             x = time - SLANT * y
             if 0 <= x < plan.width and y < plan.height:
-                features(plan, state, earlier, y, x, lane, inputs[block])
-        _layer(inputs[block], weights0, hidden0, True)
-        _layer(hidden0, weights1, hidden1, True)
-        _layer(hidden1, weights2, out, False)
+                features(plan, state, earlier, y, x, lane, inputs)
+        _layer(inputs, network.weights[0], network.hidden0[block], True)
+        _layer(network.hidden0[block], network.weights[1], network.hidden1[block], True)
+        _layer(network.hidden1[block], network.weights[2], outputs, False)
         for lane in range(LANES):
             y = block * LANES + lane
             x = time - SLANT * y
             if 0 <= x < plan.width and y < plan.height:
-                _components(state, y, lane, out, components[y])
+                _components(state, y, lane, outputs, components[y])
                 _weights(components[y], 0, COARSE, coarse[y])
 
 
@@ -193,6 +218,3 @@ def fine_weights(components: Floats, first: int, coarse: Ints, out: Floats) -> N
     for k in range(len(coarse)):
         _weights(components[first + k], COARSE * coarse[k], 1, out[k])
 
-
-NETWORK = ("weights0", "weights1", "weights2")  # [1 + inputs, outputs], the bias first
-Network = dict[str, NDArray[np.float32]]

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import mixture, prediction
-from .lanes import LANES
+from . import learning, mixture, prediction
+from .lanes import GROUP, LANES
 from .prediction import MARGIN, MIDDLE, SLANT, UNKNOWN_ERROR, Floats, Ints, Plan, Singles, State
 
 WEIGHT_SCALE = 4096.0
@@ -42,7 +42,7 @@ class Model(NamedTuple):
 
 
 MODELS = {
-    2: Model(
+    4: Model(
         ((1, 0.8, 0.75), (1, 0.9, 0.87), (1, 0.98, 0.97), (2, 0.97, 0.96)),
         (
             ((6,), (12,), (18,)),
@@ -50,9 +50,9 @@ MODELS = {
             ((4, 1, 5), (6, 5, 9), (12, 9, 13)),
         ),
     ),
-    3: Model(((1, 0.9, 0.87),), (((6,), (12,)), ((4, 5), (6, 9)), ((4, 1, 5), (6, 5, 9)))),
+    5: Model(((1, 0.9, 0.87),), (((6,), (12,)), ((4, 5), (6, 9)), ((4, 1, 5), (6, 5, 9)))),
 }
-BEST, FAST = 2, 3
+BEST, FAST = 4, 5
 
 # source(first, last, time, weights [last - first, 16], part) gives, of the pixels of these rows at `time`, the
 # sixteenth of the grey scale that they lie in (part 0), or where in it they lie (part 1)
@@ -61,16 +61,18 @@ Watch = Callable[[Plan, State, int, int, int, Singles], None]
 
 
 @lru_cache(4)
-def parameters(model: int) -> tuple[tuple[mixture.Network, Singles], ...]:
-    """For the first, second and third plane: the network, and the coefficients of a usual predictor."""
+def parameters(model: int) -> tuple[tuple[list[Singles], Singles], ...]:
+    """For the first, second and third plane: mixture.LAYERS, inputs and outputs padded to what lanes.py computes at a
+    time, and the coefficients of a usual predictor."""
     result = []
     with np.load(Path(__file__).with_name("mixture.npz")) as stored:
         for position in range(3):
-            values = {
-                name: (stored[f"{name}_{model}_{position}"] / WEIGHT_SCALE).astype(np.float32)
-                for name in (*mixture.NETWORK, "usual")
-            }
-            result.append(({name: values[name] for name in mixture.NETWORK}, values["usual"]))
+            *layers, usual = (
+                (stored[f"{name}_{model}_{position}"] / WEIGHT_SCALE).astype(np.float32)
+                for name in (*mixture.LAYERS, "usual")
+            )
+            padded = [np.pad(one, ((0, (1 - len(one)) % GROUP), (0, -one.shape[1] % LANES))) for one in layers]
+            result.append((padded, usual))
     return tuple(result)
 
 
@@ -136,26 +138,22 @@ class Planes:
         """Decode the plane order[position], those before it being decoded.
 
         model    one of MODELS
-        watch    called with (plan, state, first, last, time, inputs) after each line, for training
+        watch    called with (plan, state, first, last, time, inputs) after each line, for training; the network then
+                 does not learn on
         """
         height, width = self.size
         plan = self.plan(order, position, model)
         state = prediction.new_state(plan, self._pixels, self._errors, self._logs)
-        network, _ = parameters(model)[position]
-        layers = [network[name].reshape(-1) for name in mixture.NETWORK]
-        hidden, outputs = network["weights1"].shape[1], network["weights2"].shape[1]
-        earlier = np.array(order[:position][::-1], np.int64)
         blocks = state.vectors.shape[1]
-        inputs = np.zeros((blocks, (len(network["weights0"]) - 1) * LANES), np.float32)
+        learner = learning.new_learner(mixture.new_network(parameters(model)[position][0], blocks))
+        earlier = np.array(order[:position][::-1], np.int64)
         components = np.zeros((height, 3 * mixture.COMPONENTS))
         coarse = np.zeros((height, 256 // mixture.COARSE))
         fine = np.zeros((height, mixture.COARSE))
 
         def compute(first: int, last: int, time: int) -> None:
             prediction.predict(plan, state, first, last, time)
-            mixture.distributions(
-                plan, state, first, last, time, earlier, *layers, hidden, outputs, inputs, components, coarse
-            )
+            mixture.distributions(plan, state, learner.network, first, last, time, earlier, components, coarse)
 
         with ThreadPoolExecutor(threads) as pool:
             for time in range(width + SLANT * (height - 1)):
@@ -175,6 +173,8 @@ class Planes:
                 pixels = mixture.COARSE * high + source(first, last, time, fine[first:last], 1)
                 prediction.update(plan, state, mixture.LOG, first, last, time, pixels)
                 if watch:
-                    watch(plan, state, first, last, time, inputs)
+                    watch(plan, state, first, last, time, learner.network.inputs)
+                else:
+                    learning.learn(state, learner, first, last, components, pixels)
         plane = self._pixels[plan.target]
         plane[:] = np.pad(plane[MARGIN:-MARGIN, MARGIN:-MARGIN], MARGIN, mode="edge")

@@ -23,13 +23,12 @@ multiply-add): every machine gets the same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ...kernels.viterbi_numba import compiled
 from .lanes import (
     LANES,
     add_product,
@@ -53,14 +52,6 @@ MIDDLE = np.float32(128.0)  # what the first pixel is predicted by
 RING = 3  # regressors are kept for so many times
 _ZERO, _HALF, _QUARTER, _ONE = np.float32(0), np.float32(0.5), np.float32(0.25), np.float32(1)
 _TINY, _WHITE = np.float32(0.3), np.float32(255)
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """numba's compilation, kept on disk where a folder can be written: beside this file or in the user's cache."""
-    try:
-        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # numba finds no place for its cache
-        return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 class Plan(NamedTuple):
@@ -248,12 +239,15 @@ def _predict(plan: Plan, state: State, block: int, time: int, window: int, sums:
         if k + 1 == order:
             for lane in range(LANES):
                 value = state.means[block * LANES + lane] + dots[lane]
+                if value != value:  # regressors that depend on each other may overflow
+                    value = state.means[block * LANES + lane]
                 row = window * len(plan.orders) + q
                 state.predicted[row, block * LANES + lane] = min(max(value, _ZERO), _WHITE)
             q = min(q + 1, len(plan.orders) - 1)
             order = plan.orders[q]
     for lane in range(LANES):
-        state.leverage[window, block * LANES + lane] = dots[LANES + lane]
+        leverage = dots[LANES + lane]
+        state.leverage[window, block * LANES + lane] = leverage if leverage < _WHITE else _WHITE  # no NaN, no infinity
 
 
 @compiled

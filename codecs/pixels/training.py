@@ -59,11 +59,12 @@ def collect(image: Tensor, model: int, kept: float, seed: int) -> list[Samples]:
 
         def watch(
             plan: Plan, state: State, first: int, last: int, time: int, inputs: Singles,
-            plane: Ints = plane, met: list[tuple[Any, ...]] = met,
+            plane: Ints = plane, met: list[tuple[Any, ...]] = met, position: int = position,
         ) -> None:  # fmt: skip
             y = first + np.flatnonzero(rng.random(last - first) < kept)
             blocks, lanes, n = y // LANES, y % LANES, len(plan.usual)
-            read = inputs.reshape(len(inputs), -1, LANES)[blocks, :, lanes]
+            count = mixture.feature_count(len(state.recent), len(plan.strides), position)
+            read = inputs.reshape(len(inputs), -1, LANES)[blocks, :count, lanes]
             vectors = state.vectors[time % RING].reshape(len(inputs), n + 2, LANES)[blocks, : n + 1, lanes]
             met.append((read, state.predicted[:, y].T.copy(), plane[y, time - SLANT * y], vectors))
 
@@ -103,9 +104,7 @@ class MixtureNetwork(nn.Module):
                 (layer.weight.T, layer.bias) for layer in (self.second, self.third)
             )
             values = [torch.cat([bias[None], weight]).double().numpy() for weight, bias in layers]
-        outputs = values[2].shape[1]
-        values[2] = np.pad(values[2], ((0, 0), (0, mixture.padded(outputs) - outputs)))
-        return dict(zip(mixture.NETWORK, values, strict=True))
+        return dict(zip(mixture.LAYERS, values, strict=True))
 
 
 class PixelMixture(lightning.LightningModule):

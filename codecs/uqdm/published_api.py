@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ...data import ImageData
 from ...lightning_modules import find_model
-from ...lightning_modules.diffusion.psnr import psnr
+from ...lightning_modules.diffusion.pixels import psnr
 from ...lightning_modules.identity import read_json
 from ...lightning_modules.uqdm import METHODS, UQDM, Method, load_uqdm
 from ..base import Stream
@@ -69,8 +69,8 @@ class OriginalUQDM:
         return result
 
     def compress(self, image: Tensor) -> Stream:
-        """The stream of a uint8 image [3, H, W]."""
-        return UQDMCodec(self.model).encode(image)
+        """The stream of a uint8 image [3, H, W], with all steps and p(x | z_0)."""
+        return UQDMCodec(self.model, ending="likelihood").encode(image)
 
     def decompress(self, stream: Stream, recon_method: Method = "denoise") -> list[Tensor]:
         """uint8 images [3, H, W] from the first 0, 1, .. all segments."""

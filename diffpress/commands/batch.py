@@ -1,20 +1,33 @@
-"""Many files through one setting: a line for each, progress, the manifest, failures at the end, the exit code."""
+"""Many files through one setting: a line for each, progress, the manifest, failures at the end, the exit code.
+
+Files are worked on in this process or in several, which compute with one thread each, so that any number of them writes
+the same files; one that dies costs the file it was at.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .coding import Done, Entry, Job, Settings, Tick
+from .coding import Done, Entry, Job, Settings, Tick, Work
+from .errors import UsageError, keep_freed_memory, sentence, user_errors
 from .manifest import Manifest
-from .processes import Result, Task, in_processes, in_this_process
 
 CUT = 3  # exit code: a picture was written, but not all of it was there
+
+Task = tuple[Path, Path, Entry | None]  # a job, and what the manifest knows of its file
+Result = tuple[Job, Done | str]  # a job, and what became of it or why nothing
 
 
 def default_processes(files: int, slow: bool, device: str | None) -> int:
@@ -35,7 +48,7 @@ def run_batch(
 ) -> int:
     """Work on all `jobs`; returns the exit code: 0, 1 if some failed, CUT if some pictures are not whole.
 
-    processes  one is this process itself
+    processes  no more than there are files; one is this process itself
     manifest   gets a line for each file
     resume     tell the work what the manifest knows of its file
     """
@@ -53,8 +66,9 @@ def run_batch(
             if len(jobs) == 1:
                 bar.update(files, completed=done, total=total)
 
+        processes = min(processes, len(jobs))
         alone = processes == 1
-        results = _alone(tasks, settings, tick, len(jobs)) if alone else in_processes(tasks, settings, processes)
+        results = _alone(tasks, settings, tick, len(jobs)) if alone else _in_processes(tasks, settings, processes)
         try:
             for job, what in results:
                 bar.advance(files)
@@ -81,25 +95,126 @@ def run_batch(
 
 def _tasks(jobs: Sequence[Job], manifest: Manifest | None) -> Iterator[Task]:
     for source, target in jobs:
-        name = "" if manifest is None else os.path.relpath(target, manifest.path.parent)
-        yield source, target, None if manifest is None else manifest.known.get(name)
+        yield source, target, None if manifest is None else manifest.known.get(manifest.name_of(target))
 
 
-def _alone(tasks: Iterator[Task], settings: Settings, tick: Tick, count: int) -> Generator[Result]:
+def _entry(manifest: Manifest, job: Job, what: Done | str) -> Entry:
+    source, target = job
+    names = {"source": str(source), "file": manifest.name_of(target)}
+    return names | (what.entry if isinstance(what, Done) else {"status": "failed", "error": what})
+
+
+# ---- the processes ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Process:
+    """A process, and the job it is at; `ready` once its settings are open."""
+
+    connection: Connection
+    process: multiprocessing.process.BaseProcess
+    ready: bool = False
+    job: Job | None = None
+
+    def end(self) -> int | None:
+        """Exit code, negative for a signal."""
+        self.connection.close()
+        self.process.join()
+        return self.process.exitcode
+
+
+def _alone(tasks: Iterable[Task], settings: Settings, tick: Tick, count: int) -> Generator[Result]:
     """In this process; several files by one thread, as every other number of processes does, for the same bytes."""
     import torch
 
     work, threads = settings.open(), torch.get_num_threads()
     torch.set_num_threads(threads if count == 1 else 1)
     try:
-        yield from in_this_process(tasks, work, tick)
+        for task in tasks:
+            yield task[:2], _result(work, task, tick)
     finally:
         torch.set_num_threads(threads)
 
 
-def _entry(manifest: Manifest, job: Job, what: Done | str) -> Entry:
-    source, target = job
-    names = {"source": str(source), "file": os.path.relpath(target, manifest.path.parent)}
-    return names | (what.entry if isinstance(what, Done) else {"status": "failed", "error": what})
+def _in_processes(tasks: Iterable[Task], settings: Settings, count: int) -> Generator[Result]:
+    """The result of each task, as they come, by `count` processes with one thread each.
+
+    Raises UsageError if the settings cannot be opened, or open another model in one process than in another: its
+    folder was replaced meanwhile.
+    """
+    waiting = iter(tasks)
+    model: bytes | None = None
+    running = [_start(settings) for _ in range(count)]
+    try:
+        while running:
+            for connection in wait([one.connection for one in running]):
+                (one,) = (one for one in running if one.connection is connection)
+                try:
+                    answer = one.connection.recv()
+                except (EOFError, ConnectionResetError):
+                    running.remove(one)
+                    code = one.end()
+                    if not one.ready:
+                        raise UsageError(f"a process could not start (exit code {code})") from None
+                    if one.job is not None:
+                        why = f"killed by signal {-code}" if code and code < 0 else f"exit code {code}"
+                        yield one.job, f"its process ended while it worked on it ({why}); out of memory?"
+                    running.append(_start(settings))
+                    continue
+                if isinstance(answer, bytes):
+                    one.ready = True
+                    model = answer if model is None else model
+                    if answer != model:
+                        raise UsageError("the model was replaced while this ran; --resume makes all files with the new")
+                elif not one.ready:
+                    raise UsageError(answer)
+                elif one.job is not None:
+                    yield one.job, answer
+                task = next(waiting, None)
+                one.job = None if task is None else task[:2]
+                with suppress(OSError):  # it has just died, and the end of what it says will tell
+                    one.connection.send(task)
+                if task is None:
+                    running.remove(one)
+                    one.end()
+    finally:
+        for one in running:
+            one.process.terminate()
+            one.end()
 
 
+def _start(settings: Settings) -> _Process:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, settings))
+    process.start()
+    there.close()
+    return _Process(here, process)
+
+
+def _serve(connection: Connection, settings: Settings) -> None:
+    """What a process does: says its model's fingerprint, then works on one task after the other until it gets none."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    with suppress(EOFError, OSError):  # the parent is gone
+        try:
+            work = settings.open()
+        except user_errors() as error:
+            connection.send(sentence(error))
+            return
+        connection.send(work.model)
+        while (task := connection.recv()) is not None:
+            connection.send(_result(work, task, lambda done, total: None))
+
+
+def _result(work: Work, task: Task, tick: Tick) -> Done | str:
+    """What became of a task, or why nothing did."""
+    try:
+        return work(*task, tick)
+    except user_errors() as error:
+        return sentence(error)

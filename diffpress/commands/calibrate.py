@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from ..lightning_modules.priors.interface import Prior
-    from ..lightning_modules.priors.pyramid import Node
+    from ..lightning_modules.priors.pixel import Node
 
 PRESETS = {"fast": 10, "default": 18, "best": 40}
 

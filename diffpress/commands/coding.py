@@ -8,15 +8,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import multiprocessing
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
-from .errors import UsageError, sentence, user_errors
+from .errors import UsageError, run_afresh
 from .options import DECODING, Routed
 
 Job = tuple[Path, Path]  # a file to read, and the one to write
@@ -108,7 +107,7 @@ class Compressing:
         elif self.caption_model is not None:
             local = bool(self.options.loading.get("local_files_only"))
             prompt_of = prompts_by(self.caption_model, self.device, local)
-        codec = open_codec(self.codec, self.model, self.device, self.options.constructor, self.options.loading)
+        codec = open_codec(self.codec, self.model, self.device, self.options.constructor | self.options.loading)
         return _Compressor(self, codec, prompt_of)
 
 
@@ -158,7 +157,7 @@ class _Compressor:
         entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "bpp": round(bpp, 6), "psnr": None,
                   "exact": None, "seconds": round(seconds, 2), "status": "done"}  # fmt: skip
         if settings.verify:
-            entry |= _verified(data, photo, settings, stream.native)
+            entry |= _verified(data, photo, settings, self.codec.suffix)
             exact = "every pixel" if entry["exact"] else f"{entry['psnr']:.2f} dB"
             notes.append(f"verified: {exact}")
         if settings.resume and known is None and not settings.force and target.exists() and target.read_bytes() != data:
@@ -198,33 +197,25 @@ def _intact(known: Entry, target: Path) -> bool:
         return False
 
 
-def _verified(data: bytes, photo: Any, settings: Compressing, native: bool) -> Entry:
-    """PSNR of what `data` decodes to in a fresh process, null for every pixel; raises CodecError if it is not right."""
+def _verified(data: bytes, photo: Any, settings: Compressing, suffix: str) -> Entry:
+    """PSNR of what decompress.py makes of `data`, null for every pixel; raises CodecError if it is not right."""
     import torch
 
     from ..codecs import CodecError
+    from ..data.images import read_photo
     from ..evaluation.metrics import psnr
 
-    given = settings.options.constructor
-    options = {name: given[name] for name in DECODING if name in given}
-    decoding = Decompressing(settings.model, settings.device, options, settings.options.loading)
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_decode_afresh, args=(there, decoding, torch.get_num_threads()))
-    process.start()
-    there.close()
-    try:
-        here.send_bytes(data)
-        found, note = here.recv()
-    except (EOFError, OSError):
-        process.join()
-        raise CodecError(f"the process that verifies it ended (exit code {process.exitcode})") from None
-    finally:
-        here.close()
-        process.join()
-    if note:
-        raise CodecError(f"what was compressed does not decode: {note}")
-    image = torch.from_numpy(found)
+    options = {name: value for name, value in settings.options.constructor.items() if name in DECODING}
+    options |= settings.options.loading | {"model": settings.model, "device": settings.device}
+    words = [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()
+             if value is not None and value is not False]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        file, picture = Path(folder) / f"file{suffix}", Path(folder) / "picture.png"
+        file.write_bytes(data)
+        said = run_afresh("decompress", file, "-o", picture, *words)
+        if said:
+            raise CodecError(f"what was compressed does not decode: {said.removeprefix(f'{file}: ')}")
+        image = read_photo(picture, keep_metadata=True).image
     if image.shape != photo.image.shape:
         raise CodecError("what was compressed decodes to another size")
     exact = torch.equal(image, photo.image)
@@ -233,24 +224,11 @@ def _verified(data: bytes, photo: Any, settings: Compressing, native: bool) -> E
     return {"psnr": None if exact else round(float(psnr(image, photo.image)), 4), "exact": exact}
 
 
-def _decode_afresh(connection: Connection, settings: Decompressing, threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-    try:
-        photo, note = settings.open().decode(connection.recv_bytes())  # type: ignore[attr-defined]
-    except user_errors() as error:
-        connection.send((None, sentence(error)))
-    else:
-        connection.send((photo.image.numpy(), note))
-
-
 @dataclass(frozen=True)
 class Decompressing:
     """How files become images.
 
-    options     of the codec's constructor
-    loading     of load_model
+    options     of the codec's constructor or of load_model
     segments    decode only so many of each file
     recover     decode what there is of a damaged file
     max_pixels  refuse files that announce more; None: the container's limit
@@ -259,7 +237,6 @@ class Decompressing:
     model: str | None
     device: str | None
     options: dict[str, Any]
-    loading: dict[str, Any]
     segments: int | None = None
     recover: bool = False
     max_pixels: int | None = None
@@ -280,19 +257,19 @@ class _Decompressor:
 
         data = source.read_bytes()
         start = time.perf_counter()
-        photo, note = self.decode(data, source, tick)
+        photo, note = self._decode(data, source, tick)
         seconds = time.perf_counter() - start
         notes = [*([note] if note else []), *photo.notes, *save_photo(photo, target)]
         height, width = photo.image.shape[1:]
         line = f"{source} -> {target}: {width} x {height}, {seconds:.1f} s"
         return Done(line + _in_brackets(notes), height * width, len(data), cut=bool(note))
 
-    def decode(self, data: bytes, source: Path | None = None, tick: Tick | None = None) -> tuple[Any, str]:
-        """(Photo, what is missing of it) of a file's bytes; `source` is where a foreign format is read from."""
+    def _decode(self, data: bytes, source: Path, tick: Tick) -> tuple[Any, str]:
+        """(Photo, what is missing of it) of the file `source`, which holds `data`."""
         from ..codecs import CodecError, container
         from ..codecs.attachments import alpha_of, metadata_of
         from ..codecs.registry import codec_for
-        from ..data.images import Photo
+        from ..data.images import ImageError, Photo, read_photo
 
         settings = self.settings
         limit = settings.max_pixels or container.MAX_PIXELS
@@ -301,10 +278,13 @@ class _Decompressor:
         except container.NotOurFile:
             if settings.segments is not None:
                 raise CodecError("this is not a diffpress file, and only those have segments") from None
-            return _read_foreign(data if source is None else source), ""
+            try:
+                return read_photo(source, keep_metadata=True), ""
+            except ImageError:
+                raise CodecError("this is neither a diffpress file nor an image that Pillow reads") from None
         key = (header.codec, header.fingerprint)
         if key not in self.codecs:
-            self.codecs[key] = codec_for(header, settings.model, settings.device, settings.options, settings.loading)
+            self.codecs[key] = codec_for(header, settings.model, settings.device, settings.options)
         codec = self.codecs[key]
         try:
             stream = container.read(data, codec, max_pixels=limit)
@@ -313,21 +293,9 @@ class _Decompressor:
                 hint = "" if settings.recover or not error.stream.segments else "; --recover decodes what is there"
                 raise CodecError(f"{error}{hint}") from error
             stream = error.stream
-        progress = tick is not None and "progress" in inspect.signature(codec.decode).parameters
-        image = codec.decode(stream, segments=settings.segments, **({"progress": tick} if progress else {}))
+        extra: dict[str, Any] = {"progress": tick} if "progress" in inspect.signature(codec.decode).parameters else {}
+        image = codec.decode(stream, segments=settings.segments, **extra)
         return Photo(image.cpu(), alpha_of(stream), metadata_of(stream)), stream.note
-
-
-def _read_foreign(source: Any) -> Any:
-    import io
-
-    from ..codecs import CodecError
-    from ..data.images import ImageError, read_photo
-
-    try:
-        return read_photo(io.BytesIO(source) if isinstance(source, bytes) else source, keep_metadata=True)
-    except ImageError:
-        raise CodecError("this is neither a diffpress file nor an image that Pillow reads") from None
 
 
 def _in_brackets(notes: list[str]) -> str:

@@ -150,7 +150,7 @@ def _command(given: dict[str, Any]) -> int:
     with manifest or nullcontext():
         if manifest is not None and settings.resume:
             remove_leftovers([manifest.path, *(target for _, target in jobs)])
-        code = run_batch(jobs, settings, min(processes, len(jobs)), manifest, settings.resume)
+        code = run_batch(jobs, settings, processes, manifest, settings.resume)
     if default_rate and code == 0:
         print(f"at most {DEFAULT_BPP:g} bpp, as no rate was given; choose with --bpp, --psnr, --quality or --lossless")
     return code

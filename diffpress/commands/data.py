@@ -1,11 +1,11 @@
-"""Data sets on disk: ``python -m diffpress.commands.data download-kodak`` and ``... find-duplicates``."""
+"""Data sets on disk: ``python -m diffpress.commands.data download-kodak``."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from ..data import imagenet64, kodak
+from ..data import kodak
 from .command_line import CommandLine
 from .errors import NothingAsked, UsageError, run
 from .options import Option
@@ -17,13 +17,12 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _command(words: list[str]) -> int:
-    p = CommandLine("-m diffpress.commands.data", "Fetch Kodak, or look for duplicates in ImageNet64.", [
+    p = CommandLine("-m diffpress.commands.data", "Fetch the Kodak images.", [
         "-m diffpress.commands.data download-kodak     # the 24 images into datasets/kodak, checked",
-        "-m diffpress.commands.data find-duplicates    # into datasets/imagenet64/removed.npy",
     ])  # fmt: skip
-    p.add_argument("what", nargs="?", help="download-kodak or find-duplicates")
+    p.add_argument("what", nargs="?", help="download-kodak")
     p.add_options("options", [
-        Option("data_dir", "Path", "datasets", "where kodak/ and imagenet64/ are"),
+        Option("data_dir", "Path", "datasets", "where kodak/ is"),
         Option("url", "str", kodak.URL, "folder with kodim01.png .., slash at the end"),
     ])  # fmt: skip
     given = p.parse_args(words)
@@ -31,10 +30,6 @@ def _command(words: list[str]) -> int:
     if given.what == "download-kodak":
         fetched = kodak.download(data_dir, given.url or kodak.URL, progress=print)
         print(f"{data_dir / 'kodak'}: 24 Kodak images, {fetched} fetched, all as in the manifest")
-    elif given.what == "find-duplicates":
-        folder = imagenet64.find_folder(data_dir)
-        found = imagenet64.find_duplicates(folder, progress=print)
-        print(f"{imagenet64.write_removed(folder, found)}: {len(found)} duplicate validation images")
     elif given.what:
         raise UsageError(f"there is no sub-command {given.what}; --help lists them")
     else:

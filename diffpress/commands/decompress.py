@@ -64,12 +64,11 @@ def _command(given: dict[str, Any]) -> int:
     from .coding import Decompressing
     from .files import list_files, plan
 
-    options = {name: given[name] for name in DECODING if given[name] is not None}
-    loading = {name: given[name] for name in loading_options() if given[name] is not None}
+    options = {name: given[name] for name in (*DECODING, *loading_options()) if given[name] is not None}
     planned = plan(inputs, list_files, f".{given['format'] or FORMAT.default}", given["out"], bool(given["force"]))
     settings = Decompressing(
-        given["model"], given["device"], options, loading, given["segments"], bool(given["recover"]),
+        given["model"], given["device"], options, given["segments"], bool(given["recover"]),
         given["max_pixels"],
     )  # fmt: skip
     processes = given["jobs"] or default_processes(len(planned.jobs), True, given["device"])
-    return run_batch(planned.jobs, settings, min(processes, len(planned.jobs)))
+    return run_batch(planned.jobs, settings, processes)

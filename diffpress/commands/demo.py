@@ -5,8 +5,6 @@ Prints bytes, rate, quality and time of each file and writes the photo and its r
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +18,7 @@ from .. import resource
 from ..data import read_image, save_image
 from ..evaluation.metrics import psnr
 from .command_line import CommandLine
-from .errors import run
+from .errors import run, run_afresh
 from .options import Option
 
 # codec, what to call it, options of compress.py
@@ -49,8 +47,8 @@ def demo(out: Path) -> int:
     for codec, label, options in RUNS:
         name = label.replace(",", "").replace(" ", "-").lower()
         file, picture = out / f"{name}.bin", out / f"{name}.png"
-        encode = _python("compress", "--codec", codec, str(source), "-o", str(file), "--force", *options)
-        decode = _python("decompress", str(file), "-o", str(picture), "--force")
+        encode = _seconds("compress", "--codec", codec, source, "-o", file, "--force", *options)
+        decode = _seconds("decompress", file, "-o", picture, "--force")
         size, image = file.stat().st_size, read_image(picture)
         quality, bpp = psnr(image, original), 8 * size / (image.shape[1] * image.shape[2])
         exact = torch.equal(image, original)
@@ -69,15 +67,11 @@ def demo(out: Path) -> int:
     return 0
 
 
-def _python(command: str, *arguments: str) -> float:
-    """Seconds that a command took in a process of its own; raises OSError with its words if it failed."""
+def _seconds(command: str, *words: object) -> float:
+    """That a command takes in a process of its own; raises OSError with its words if it fails."""
     start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", f"from diffpress.commands.{command} import main; raise SystemExit(main())", *arguments],
-        capture_output=True, text=True, check=False,
-    )
-    if done.returncode:
-        raise OSError(f"{command} failed: {done.stderr.strip()}")
+    if said := run_afresh(command, *words):
+        raise OSError(f"{command} failed: {said}")
     return time.perf_counter() - start
 
 

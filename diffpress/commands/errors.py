@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+import subprocess
 import sys
 from collections.abc import Callable
 
@@ -58,6 +60,22 @@ def run(action: Callable[[], int]) -> int:
             raise
         print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
+
+
+def run_afresh(command: str, *words: object) -> str:
+    """Run a command of this package in a process of its own, with as many threads; what it said if it failed, else "".
+
+    command  its module: "compress", "decompress", ...
+    """
+    import torch
+
+    names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
+    environment = os.environ | dict.fromkeys(names, str(torch.get_num_threads()))
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    code = f"from diffpress.commands.{command} import main; raise SystemExit(main())"
+    arguments = [sys.executable, "-c", code, *map(str, words)]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=False)
+    return "" if done.returncode == 0 else done.stderr.strip() or f"it ended with exit code {done.returncode}"
 
 
 def keep_freed_memory() -> bool:

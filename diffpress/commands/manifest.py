@@ -49,6 +49,10 @@ class Manifest:
                     return handle
             os.close(handle)
 
+    def name_of(self, target: Path) -> str:
+        """What a file is called in it: its path from the manifest's folder on."""
+        return os.path.relpath(target, self.path.parent)
+
     def add(self, entry: Entry) -> None:
         """Append a line, unless it is known already; it is on the disk before this returns.  Raises OSError."""
         if self.known.get(entry["file"]) == entry:

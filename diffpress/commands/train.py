@@ -63,23 +63,15 @@ def main(args: ArgsType = None) -> int:
     if words in (["-h"], ["--help"]):
         print(HELP, end="")
         return 0
-    if words == []:
-        return run(_nothing_asked)
     if isinstance(words, list) and words[:1] == ["export"]:
         return run(lambda: _export(words[1:]))
-    if isinstance(words, list) and words[0][:1] != "-" and words[0] not in LightningCLI.subcommands():
-        return run(lambda: _refuse(f"there is no sub-command {words[0]!r}"))
     # What a weight without gradient leaves in the optimizer decays into numbers so small that a CPU takes three times
     # as long for a step: 2.9 instead of 0.93 s after 1,900 steps of configs/uqdm/photo.yaml (Intel Xeon).
     torch.set_flush_denormal(True)
     try:
-        return run(lambda: _command(args))
+        return run(lambda: _command(words, args))
     finally:
         torch.set_flush_denormal(False)
-
-
-def _nothing_asked() -> NoReturn:
-    raise NothingAsked(EXAMPLES.rstrip())
 
 
 def _refuse(message: str) -> NoReturn:
@@ -98,7 +90,11 @@ def _export(words: list[str]) -> int:
     return 0
 
 
-def _command(args: ArgsType) -> int:
+def _command(words: ArgsType, args: ArgsType) -> int:
+    if words == []:
+        raise NothingAsked(EXAMPLES.rstrip())
+    if isinstance(words, list) and words[0][:1] != "-" and words[0] not in LightningCLI.subcommands():
+        _refuse(f"there is no sub-command {words[0]!r}")
     # these list devices and tips before they know whether anything can start
     names = "pytorch.utilities.rank_zero", "fabric.utilities.seed"
     loggers = [logging.getLogger(f"lightning.{name}") for name in names]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...lightning_modules.diffusion.psnr import psnr as batch_psnr
+from ...lightning_modules.diffusion.pixels import psnr as psnr_of
 
 ExtraMetric = Callable[[Tensor, Tensor], float | None]  # of (decoded, original); None where it is undefined
 MAX_PSNR = 100.0  # dB that an exact copy counts as in averages, where infinity would hide every other image
@@ -51,7 +51,7 @@ def score(
 def psnr(image: Tensor, original: Tensor) -> float:
     """PSNR in dB over all samples of two uint8 [3, H, W] images; infinite when they are equal."""
     _check(image, original)
-    return float(batch_psnr(image[None], original[None]))
+    return float(psnr_of(image, original))
 
 
 def ssim_scores(image: Tensor, original: Tensor) -> tuple[float | None, float | None]:

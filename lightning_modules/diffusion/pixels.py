@@ -1,4 +1,4 @@
-"""8-bit pixels and a model's range [-1, 1]: the two maps between them, and p(x | z_0), the last, lossless step.
+"""8-bit pixels: the two maps to a model's range [-1, 1] and back, p(x | z_0), the last, lossless step, and PSNR.
 
 Denoisers and latent models put the values 0 and 255 at -1 and 1 (`to_signed`); VDM and UQDM cut [-1, 1] into 256 bins
 and put each value at the centre of its bin (`to_bin_centres`).  For these, p(x | z_0) is a Gaussian around
@@ -57,3 +57,14 @@ def log_likelihood(image: Tensor, z_0: Tensor, log_snr_0: Tensor) -> Tensor:
     logits = -0.5 * precision * (center[..., None] - values) ** 2
     logits = logits.masked_fill((values < 0) | (values > LEVELS - 1), -torch.inf)
     return -0.5 * precision * (center - image.to(z_0.dtype)) ** 2 - torch.logsumexp(logits, dim=-1)
+
+
+def psnr(image: Tensor, original: Tensor) -> Tensor:
+    """PSNR in dB of each image, float64 [B] or []: 10 log10(255^2 / MSE), the MSE over all samples of one image.
+
+    image, original  [B, C, H, W] or [C, H, W], uint8 or real numbers from 0 to 255; equal images give infinity
+
+    Average the values of images; the PSNR of a batch's mean squared error is another, lower figure.
+    """
+    mse = (image.double() - original.double()).square().mean((-3, -2, -1))
+    return 10.0 * torch.log10(255.0**2 / mse)

@@ -4,7 +4,7 @@ Denoisers of plug-and-play methods (Venkatakrishnan et al. 2013) and of DeepInve
 n, n ~ N(0, I).  A variance-preserving z_t divided by alpha_t is such a y, with sigma = sigma_t / alpha_t, so any of
 them is a diffusion model whose timesteps are noise levels.  It knows a range of sigma.  No file goes below it.  Above
 it, first the contrast is lowered until the noise is in the range (D(y, sigma) = D(c y, c sigma) / c for images of any
-contrast), then more and more 2 x 2 pixels are averaged, which halves the noise (pyramid.py); of what is too small to be
+contrast), then more and more 2 x 2 pixels are averaged, which halves the noise (pixel.py); of what is too small to be
 averaged only the variance counts.
 """
 
@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from ..diffusion.gaussian import PREDICTIONS, alpha_sigma, x0_from_prediction
 from ..identity import ModelError, of_module
 from ..networks.denoiser import SIGMA_DATA
-from .pixel import PixelPrior
-from .pyramid import Pyramid
+from .pixel import PixelPrior, Pyramid
 
 Denoise = Callable[..., Tensor]  # (y, sigma) -> E[x | y], or y -> E[x | y] if it estimates sigma itself
 CLEANEST, NOISIEST = 13.0, -8.0  # log-SNR where no grey level is in doubt, and where nothing is known

@@ -24,18 +24,11 @@ from torch import Tensor
 
 from ...data.tiling import tile
 from ..diffusion.noise_schedule import LinearSchedule, ScheduleConfig
-from ..diffusion.psnr import psnr
+from ..diffusion.pixels import psnr
 from ..identity import ModelError, fingerprint, of_module, read_json
 from ..networks.scaled_denoiser import DenoiserConfig, ScaledDenoiser
 from ..networks.score_net import ScoreNet, ScoreNetConfig
 from .optimizers import MuonAdam, split_parameters
-
-NetworkConfig = ScoreNetConfig | DenoiserConfig
-
-
-def network_config(values: dict[str, Any]) -> NetworkConfig:
-    """The network's configuration from its JSON form; "widths" tells a denoiser from a score network."""
-    return DenoiserConfig(**values) if "widths" in values else ScoreNetConfig(**values)
 
 
 @dataclass
@@ -98,7 +91,7 @@ class PixelDiffusion(L.LightningModule):
 
     def __init__(
         self,
-        network: NetworkConfig,
+        network: ScoreNetConfig | DenoiserConfig,
         schedule: ScheduleConfig,
         optimizer: OptimizerConfig,
         predict_scale: bool,
@@ -122,7 +115,8 @@ class PixelDiffusion(L.LightningModule):
     @classmethod
     def from_config(cls, config: dict[str, Any], **training: Any) -> Self:
         """The model of a `model_config()`, or of that of config.json; `training` are further init arguments."""
-        nested = {"network": network_config(config["network"]), "schedule": ScheduleConfig(**config["schedule"])}
+        kind = DenoiserConfig if "widths" in config["network"] else ScoreNetConfig
+        nested = {"network": kind(**config["network"]), "schedule": ScheduleConfig(**config["schedule"])}
         return cls(**{**config, **nested}, **training)
 
     @abstractmethod

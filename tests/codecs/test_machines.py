@@ -58,7 +58,8 @@ def test_every_machine_decodes_the_same(tmp_path: Path, machine: tuple[str, str 
         ("diffc.lossless", diffc, diffc.encode(image, lossless=True, segments=3)),
         ("bitsback.all", bitsback, bitsback.encode(image)),
         ("uqdm.lossy", uqdm, uqdm.encode(image, segments=2)),
-        ("uqdm.all", uqdm, uqdm.encode(image)),
+        ("uqdm.pixels", uqdm, uqdm.encode(image)),
+        ("uqdm.likelihood", uqdm, UQDMCodec(uqdm.model, ending="likelihood").encode(image)),
     ):
         files.append(tmp_path / name)
         files[-1].write_bytes(container.write(stream, codec))

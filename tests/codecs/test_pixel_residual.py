@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import constriction
+import numpy as np
 import pytest
 import torch
 
 from diffpress.codecs import CodecError, container
-from diffpress.codecs.entropy import encode_gaussians
 from diffpress.codecs.pixel_residual import (
     EXTENDED,
     OTHER_ESTIMATE,
@@ -42,7 +43,10 @@ def written_before(image: torch.Tensor, estimate: torch.Tensor) -> bytes:
     """The segment that lossless DiffC files ended with until 2026-11."""
     pixels, means = image.numpy(), to_means(estimate, image.shape[1:])
     model = ResidualModel.fit([pixels], [means])
-    words = encode_gaussians(*model.in_coding_order(pixels, means), 0, 255)
+    values, mean, std = (np.ravel(one) for one in model.in_coding_order(pixels, means))
+    coder, gaussian = constriction.stream.queue.RangeEncoder(), constriction.stream.model.QuantizedGaussian(0, 255)
+    coder.encode(values.astype(np.int32), gaussian, mean.astype(np.float64), std.astype(np.float64))
+    words = np.asarray(coder.get_compressed(), "<u4").tobytes()
     body = EXTENDED + checksum_of(pixels) + model.parameters + words
     return container.varint(len(body)) + body
 

@@ -52,7 +52,7 @@ class Searching(Backend):
 
 @pytest.mark.parametrize("name", [
     "pfr.dfc", "bands-rate.dfc", "lossless.dfc", "version-2/integers-fast.dfc", "prefix.uqdm", "bitsback-fast.bb",
-    "latent-calibrated.dfc", "prompt.dfc",
+    "latent-calibrated.dfc", "prompt.dfc", "version-2/pixels.uqdm",
 ])  # fmt: skip
 def test_a_gpu_decodes_what_a_cpu_wrote(name: str, tmp_path: Path) -> None:
     entry = next(entry for entry in FILES if entry.file == name)

@@ -19,7 +19,7 @@ PROTOCOLS: list[type] = [Progressive, SelfDelimiting, Lossless, Estimating, Idea
 
 @pytest.mark.parametrize(("name", "model", "capabilities"), [
     ("diffc", "diffc-model", [Progressive, SelfDelimiting, Lossless, IdealCoding]),
-    ("uqdm", "uqdm-model", [Lossless, Estimating]),
+    ("uqdm", "uqdm-model", [Progressive, Lossless, Estimating]),
     ("bitsback", "diffc-model", [Lossless]),
 ])  # fmt: skip
 def test_capabilities(name: str, model: str, capabilities: list[type]) -> None:
@@ -57,14 +57,12 @@ def test_a_model_that_does_not_fit_is_named(tiny_prior: Path) -> None:
         codec_for(header, None, "cpu", {})
 
 
-@pytest.mark.parametrize(("name", "model", "options", "loading", "option"), [
-    ("png", None, {"preset": "fast"}, {}, "--preset"),
-    ("png", "diffc-pixel", {}, {}, "--model"),
-    ("png", None, {}, {"local_files_only": True}, "--local-files-only"),
-    ("diffc", None, {"quality": 1}, {}, "--quality"),
+@pytest.mark.parametrize(("name", "model", "options", "option"), [
+    ("png", None, {"preset": "fast"}, "--preset"),
+    ("png", "diffc-pixel", {}, "--model"),
+    ("png", None, {"local_files_only": True}, "--local-files-only"),
+    ("diffc", None, {"quality": 1}, "--quality"),
 ])  # fmt: skip
-def test_foreign_options_are_refused(
-    name: str, model: str | None, options: dict[str, Any], loading: dict[str, Any], option: str
-) -> None:
+def test_foreign_options_are_refused(name: str, model: str | None, options: dict[str, Any], option: str) -> None:
     with pytest.raises(CodecError, match=f"^{option} does not apply to --codec {name}$"):
-        open_codec(name, model, "cpu", options, loading)
+        open_codec(name, model, "cpu", options)

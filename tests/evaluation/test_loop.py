@@ -32,8 +32,13 @@ TIMES = ("encode_s", "decode_s", "encode_mib", "decode_mib", "peak_mib")
 
 
 def run(folder: Path, out: Path, words: list[str], points: list[str] | None = None, **options: Any) -> Any:
-    specs = parse_specs(words, points or [], options.pop("models", None))
+    specs = parse_specs(words, points or [])
     return evaluate(specs, ImageFolder(folder), out, **{"device": "cpu", "command": "test", "pictures": 1, **options})
+
+
+def series(curve: Any) -> tuple[list[float], list[float]]:
+    """(bpp, PSNR) of a mean curve."""
+    return [p.values["bpp"] for p in curve.lossy()], [p.values["psnr-rgb"] for p in curve.lossy()]
 
 
 def table(out: Path) -> list[dict[str, str]]:
@@ -69,7 +74,7 @@ def test_prefixes_of_one_file_are_points(pictures: Path, tmp_path: Path, bitplan
     assert bitplanes.calls == 3 + 1  # one encoding an image, and the warm-up
     (curve,) = result.curves
     assert [p.point for p in curve.points] == ["segments=1", "segments=2", "segments=3", "lossless"]
-    rates, qualities = curve.series("psnr-rgb")
+    rates, qualities = series(curve)
     assert rates == sorted(rates)
     assert qualities == sorted(qualities)
     assert len(rates) == 3
@@ -85,7 +90,7 @@ def test_a_failing_image_is_reported_and_the_rest_goes_on(pictures: Path, tmp_pa
     assert any("photo1" in line and "this width is refused" in line for line in lines)
     failed, good = result.curves
     assert failed.points[0].images == 2
-    assert failed.series("psnr-rgb") == ([], [])  # a mean over the easy images is no result
+    assert series(failed) == ([], [])  # a mean over the easy images is no result
     assert good.lossless_point is not None
     assert "2 of 3 images" in (tmp_path / "out" / "tables.md").read_text()
 
@@ -193,7 +198,7 @@ def test_metrics_that_fail_take_nothing_else_with_them(
         monkeypatch.setitem(learned_metrics.LOADERS, name, lambda device: fails)
     learned = learned_metrics.load_metrics(["lpips", "fid"])
     result = run(pictures, tmp_path / "out", ["jpeg"], ["jpeg:20,50,80"], learned=learned)
-    assert len(result.curves[0].series("psnr-rgb")[0]) == 3
+    assert len(series(result.curves[0])[0]) == 3
     assert [note.partition(" ")[0] for note in result.notes] == ["lpips:", "fid:", "fid:", "fid:"]
     assert "IndexError: out of range" in result.notes[0]
 
@@ -219,12 +224,12 @@ def test_records_say_where_they_come_from(
 
 def test_diffc_has_a_slider_and_an_ideal_coder(tmp_path: Path, tiny_prior: Path) -> None:
     save_image(synthetic_photo(24, 40), tmp_path / "in" / "photo.png")
-    result = run(tmp_path / "in", tmp_path / "out", ["diffc"], hypothetical=True, models={"diffc": str(tiny_prior)})
+    result = run(tmp_path / "in", tmp_path / "out", [f"diffc:model={tiny_prior}"], hypothetical=True)
     (record,) = result.records
     assert not any(point.error for point in record.points)
     assert [p.segments for p in record.progress] == list(range(1, len(record.progress) + 1))
     for point in record.progress:
-        assert (tmp_path / "out" / "pictures" / "diffc" / f"photo-{point.point}.webp").is_file()
+        assert (tmp_path / "out" / "pictures" / result.specs[0].slug / f"photo-{point.point}.webp").is_file()
     measured = {p.segments: p for p in record.points if not p.hypothetical and not p.lossless}
     ideal = {p.segments: p for p in record.points if p.hypothetical}
     assert ideal.keys() == measured.keys()
@@ -233,6 +238,18 @@ def test_diffc_has_a_slider_and_an_ideal_coder(tmp_path: Path, tiny_prior: Path)
     assert rates == sorted(rates)
     for k, point in ideal.items():
         assert point.scores["psnr-rgb"] == pytest.approx(measured[k].scores["psnr-rgb"], abs=1)
+
+
+def test_uqdm_has_every_step_and_a_lossless_file_of_few(tmp_path: Path) -> None:
+    save_image(synthetic_photo(24, 40), tmp_path / "in" / "photo.png")
+    model = {"uqdm": str(ROOT / "tests" / "golden" / "uqdm-model")}
+    result = run(tmp_path / "in", tmp_path / "out", ["uqdm"], hypothetical=True, models=model)
+    (record,) = result.records
+    names = [f"segments={k}" for k in (1, 2, 3)] + ["lossless"]
+    assert [p.point for p in record.points] == names + [f"estimate for {name}" for name in names]
+    assert [p.segments for p in record.points] == [1, 2, 3, 2, 1, 2, 3, 4]  # the estimate is that of all segments
+    rates = [p.bpp for p in record.points]
+    assert rates[3] < rates[7] == pytest.approx(max(rates))
 
 
 def test_hypothetical_points_are_flagged_and_stay_out_of_the_curve(
@@ -245,8 +262,8 @@ def test_hypothetical_points_are_flagged_and_stay_out_of_the_curve(
     assert len(estimated) == 4 + 1
     (bound,) = [point for point in estimated if point.point == BOUND]
     assert bound.values["psnr-rgb"] == pytest.approx(48.13, abs=0.5)  # one grey level off
-    assert len(curve.series("psnr-rgb")[0]) == 3
-    assert len(curve.series("psnr-rgb", hypothetical=True)[0]) == 3
+    assert len(series(curve)[0]) == 3
+    assert len([p for p in estimated if p.point != BOUND and not p.lossless]) == 3
     assert all(row["file"] == "" for row in table(tmp_path / "out") if row["hypothetical"] == "1")
     assert "(hypothetical)" in (tmp_path / "out" / "tables.md").read_text()
     (_, written) = read_per_image(tmp_path / "out")
@@ -281,8 +298,8 @@ def test_words_of_the_command_line(bitplanes: Any) -> None:
     slow, fast = parse_specs(["avif", "avif:speed=9,tune=iq"], ["avif:10,20", "avif:speed=9,tune=iq:30"])
     assert (slow.name, slow.options, slow.grid.values) == ("avif", {}, (10, 20))
     assert (fast.label, fast.options, fast.grid.values) == ("avif:speed=9,tune=iq", {"speed": 9, "tune": "iq"}, (30,))
-    assert parse_specs(["diffc"], ["diffc:0.1,lossless"], {"diffc": "m"})[0].model == "m"
-    assert parse_specs(["diffc:model=other"], (), {"diffc": "m"})[0].model == "other"
+    assert parse_specs(["diffc"], ["diffc:0.1,lossless"])[0].model == "diffc-pixel-2"
+    assert parse_specs(["diffc:model=other"])[0].model == "other"
     for words, points, message in [
         (["gif"], [], "unknown codec 'gif'"),
         (["jpeg:fast"], [], "expected NAME:OPTION=VALUE"),
@@ -318,7 +335,7 @@ def test_averages_leave_out_points_that_images_failed_at() -> None:
     ]
     (curve,) = average(records)
     assert [(p.point, p.images, p.of) for p in curve.points] == [("p", 2, 2), ("q", 1, 2)]
-    assert curve.series("psnr-rgb") == ([2.0], [65.0])  # an exact copy counts as 100 dB
+    assert series(curve) == ([2.0], [65.0])  # an exact copy counts as 100 dB
 
 
 def test_imagenet64_goes_through_the_loop(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from helpers import synthetic_photo
 
 def test_prefixes_of_a_diffc_file_are_files_that_decode_to_their_points(tmp_path: Path, tiny_prior: Path) -> None:
     image = synthetic_photo(24, 40)
-    spec = parse_specs(["diffc"], (), {"diffc": str(tiny_prior)})[0]
+    spec = parse_specs([f"diffc:model={tiny_prior}"])[0]
     codec = spec.build("cpu")
     seen: dict[str, torch.Tensor] = {}
     record = measure_image(codec, spec, image, "photo", tmp_path, lambda p, decoded: seen.update({p.point: decoded}))
@@ -48,7 +48,7 @@ def test_an_image_whose_file_ends_early_has_the_points_of_the_others(
     tmp_path: Path, tiny_prior: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("diffpress.evaluation.measure.PREFIXES", 3)
-    spec = parse_specs(["diffc"], (), {"diffc": str(tiny_prior)})[0]
+    spec = parse_specs([f"diffc:model={tiny_prior}"])[0]
     codec = spec.build("cpu")
     assert codec.max_segments == 7  # type: ignore[attr-defined]
     for flat in (False, True):

@@ -27,7 +27,7 @@ from diffpress.codecs.diffc.calibrate import (
     shortest_path,
     step_costs,
 )
-from diffpress.codecs.diffc.schedule import Schedule, parse_schedules, snr_gain
+from diffpress.codecs.diffc.header import Schedule, parse_schedules, snr_gain
 from diffpress.codecs.reverse_channel import get_coder
 from diffpress.commands.calibrate import main
 from diffpress.data import save_image

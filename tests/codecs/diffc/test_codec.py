@@ -16,9 +16,8 @@ from diffpress.codecs.base import ModelMismatch
 from diffpress.codecs.diffc.chain import State
 from diffpress.codecs.diffc.codec import DiffC
 from diffpress.codecs.diffc.decoder import receive_step
-from diffpress.codecs.diffc.header import CODERS, Conditioning
+from diffpress.codecs.diffc.header import CODERS, Conditioning, find_schedules
 from diffpress.codecs.diffc.reconstruction import reconstruct
-from diffpress.codecs.diffc.schedule import find_schedules
 from diffpress.evaluation.metrics import psnr
 from diffpress.lightning_modules import load_model
 from helpers import ROOT, synthetic_photo

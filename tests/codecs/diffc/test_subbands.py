@@ -11,8 +11,7 @@ import torch
 
 from diffpress.codecs import CodecError, container
 from diffpress.codecs.diffc.codec import DiffC
-from diffpress.codecs.diffc.header import HeaderParams
-from diffpress.codecs.diffc.schedule import Schedule, load_schedules
+from diffpress.codecs.diffc.header import HeaderParams, Schedule, load_schedules
 from diffpress.codecs.diffc.subbands import (
     BLOCK,
     GROUP_PRICE,

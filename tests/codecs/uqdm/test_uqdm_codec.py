@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from diffpress.codecs import CodecError, Stream, container, get_codec
 from diffpress.codecs.base import ModelMismatch
-from diffpress.codecs.uqdm.codec import DOUBLE, UQDMCodec
+from diffpress.codecs.uqdm.codec import DOUBLE, ENDINGS, PIXELS, STEPS_BEFORE_PIXELS, UQDMCodec
 from diffpress.codecs.uqdm.latents import DITHERS, MIN_STD_INDEX, STDS_PER_OCTAVE, UQDMChain
 from diffpress.codecs.uqdm.tables import PixelTables, step_index, step_table
 from diffpress.commands.compress import main as compress
@@ -49,6 +50,11 @@ def codec(folder: Path) -> UQDMCodec:
     return get_codec("uqdm", model=load_model(folder, device="cpu"))
 
 
+@pytest.fixture(scope="module")
+def published(codec: UQDMCodec) -> UQDMCodec:
+    return UQDMCodec(codec.model, ending="likelihood")
+
+
 def picture(height: int, width: int) -> torch.Tensor:
     torch.manual_seed(height * 1000 + width)
     y, x = torch.arange(height)[:, None] / 20, torch.arange(width) / 20
@@ -56,16 +62,19 @@ def picture(height: int, width: int) -> torch.Tensor:
     return (smooth + 4 * torch.randn(3, height, width)).clamp(0, 255).byte()
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("size", [(1, 1), (37, 91), (65, 64), (3, 200), (128, 128)])
-def test_every_size_comes_back_exactly_through_a_file(codec: UQDMCodec, size: tuple[int, int]) -> None:
-    image = picture(*size)
+def test_every_size_comes_back_exactly_through_a_file(
+    request: pytest.FixtureRequest, ending: str, size: tuple[int, int]
+) -> None:
+    codec, image = request.getfixturevalue("codec" if ending == "pixels" else "published"), picture(*size)
     data = container.write(codec.encode(image), codec)
     assert torch.equal(codec.decode(container.read(data, codec)), image)
     assert container.write(codec.encode(image), codec) == data
 
 
 @pytest.mark.parametrize("kind", ["black", "white", "noise", "checkerboard"])
-def test_extreme_images_come_back_exactly(codec: UQDMCodec, kind: str) -> None:
+def test_extreme_images_come_back_exactly(codec: UQDMCodec, published: UQDMCodec, kind: str) -> None:
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
     if kind == "white":
         image += 255
@@ -73,12 +82,13 @@ def test_extreme_images_come_back_exactly(codec: UQDMCodec, kind: str) -> None:
         image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
     elif kind == "checkerboard":
         image[:, ::2, ::2] = image[:, 1::2, 1::2] = 255
-    assert torch.equal(codec.decode(codec.encode(image)), image)
+    for one in (codec, published):
+        assert torch.equal(one.decode(one.encode(image)), image)
 
 
 @pytest.mark.parametrize("reconstruction", METHODS)
-def test_quality_rises_with_every_segment(codec: UQDMCodec, reconstruction: Method) -> None:
-    image = picture(64, 128)
+def test_quality_rises_with_every_segment(published: UQDMCodec, reconstruction: Method) -> None:
+    codec, image = published, picture(64, 128)
     stream = codec.encode(image)
     assert len(stream.segments) == codec.model.n_steps + 1
     quality = [psnr(codec.decode(stream, segments=k, reconstruction=reconstruction), image) for k in range(6)]
@@ -88,15 +98,61 @@ def test_quality_rises_with_every_segment(codec: UQDMCodec, reconstruction: Meth
     assert torch.equal(again, codec.decode(stream, segments=2, reconstruction=reconstruction))
 
 
-def test_prefix_of_the_stream_is_enough(codec: UQDMCodec) -> None:
+def test_prefix_of_the_stream_is_enough(codec: UQDMCodec, published: UQDMCodec) -> None:
     image = picture(64, 64)
-    stream = codec.encode(image)
+    stream = published.encode(image)
+    assert stream.header.params == bytes([DOUBLE])
+    assert codec.encode(image, segments=5) == stream  # the published file, whatever a lossless one ends in
     for count in range(1, 6):
         short = Stream(stream.header, stream.segments[:count])
         assert torch.equal(codec.decode(short), codec.decode(stream, segments=count))
         sent = codec.encode(image, segments=count)
         assert sent.segments[:-1] == stream.segments[: count - 1]  # the last one also flushes the coder
         assert torch.equal(codec.decode(sent), codec.decode(short))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_pixels_behind_any_number_of_steps(codec: UQDMCodec, published: UQDMCodec, steps: int) -> None:
+    image = picture(70, 90)
+    data = container.write(codec.encode(image, lossless=True, segments=steps), codec)
+    if steps < 4:  # behind all of them p(x | z_0) knows more than a rounded picture
+        assert len(data) < len(container.write(published.encode(image), codec))
+    stream = container.read(data, codec)
+    lossy = codec.encode(image, segments=steps)
+    assert len(stream.segments) == steps + 1
+    assert stream.header.params == bytes([DOUBLE | PIXELS])
+    assert codec.prefix(stream, steps) == lossy
+    assert codec.prefix(stream, steps + 1) == stream
+    for reconstruction in METHODS:  # of prefixes; the pixels are given the picture of least error
+        assert torch.equal(codec.decode(stream, reconstruction=reconstruction), image)
+        prefix = codec.decode(stream, segments=steps, reconstruction=reconstruction)
+        assert torch.equal(prefix, codec.decode(lossy, reconstruction=reconstruction))
+    pictures = list(codec.decode_prefixes(stream, range(steps + 2)))
+    for count, one in enumerate(pictures[:-1]):
+        assert torch.equal(one, codec.decode(codec.prefix(stream, count)))
+    assert torch.equal(pictures[-1], image)
+
+
+def test_a_cut_in_the_pixels_gives_the_picture_before_them(codec: UQDMCodec) -> None:
+    image = picture(64, 128)
+    data = container.write(codec.encode(image, lossless=True, segments=2), codec)
+    cut = container.read(data[:-100], codec)
+    assert "2 of 3 segments are there" in cut.note
+    assert torch.equal(codec.decode(cut), codec.decode(codec.encode(image, segments=2)))
+
+
+def test_damaged_pixels_and_wrong_headers_are_noticed(codec: UQDMCodec) -> None:
+    stream = codec.encode(picture(64, 64))
+    *steps, pixels = stream.segments
+    for number in range(0, len(pixels) - 8, len(pixels) // 12):
+        broken = bytearray(pixels)
+        broken[number] ^= 1
+        with pytest.raises(CodecError):
+            codec.decode(Stream(stream.header, (*steps, bytes(broken))))
+    with pytest.raises(CodecError, match="pixels behind a step, and has none"):
+        codec.decode(Stream(stream.header, (pixels,)))
+    with pytest.raises(CodecError, match="an option of the uqdm codec that this program does not know"):
+        codec.decode(Stream(replace(stream.header, params=bytes([PIXELS])), stream.segments))
 
 
 def test_file_is_as_long_as_the_negative_elbo(codec: UQDMCodec) -> None:
@@ -113,13 +169,16 @@ def test_file_is_as_long_as_the_negative_elbo(codec: UQDMCodec) -> None:
     assert sum(nelbo) / image.numel() == pytest.approx(float(of_model.total.mean()), rel=0.02)
 
 
-def test_budget_limits_the_file(codec: UQDMCodec) -> None:
+def test_budget_limits_the_file(codec: UQDMCodec, published: UQDMCodec) -> None:
     image = picture(64, 128)
-    whole = len(container.write(codec.encode(image), codec)) * 8 / (64 * 128)
+    whole = len(container.write(published.encode(image), codec)) * 8 / (64 * 128)
     part = codec.encode(image, bpp=whole / 2)
     assert 0 < len(part.segments) < 5
     assert len(container.write(part, codec)) * 8 / (64 * 128) <= whole / 2
-    assert len(codec.encode(image, bpp=whole / 2, lossless=True).segments) == 5
+    exact = codec.encode(image, bpp=whole / 2, lossless=True)  # the same steps, and the pixels
+    assert len(exact.segments) == len(part.segments) + 1
+    assert torch.equal(codec.decode(exact), image)
+    assert torch.equal(codec.decode(exact, segments=len(part.segments)), codec.decode(part))
     with pytest.raises(CodecError, match="less than the first segment"):
         codec.encode(image, bpp=1e-4)
 
@@ -166,14 +225,31 @@ def test_prefixes_by_every_reconstruction_from_the_command_line(
     file = tmp_path / "photo.uqdm"
     assert compress([str(tmp_path / "photo.png"), "-o", str(file), "--codec", "uqdm", *model]) == 0
     stream = container.read(file.read_bytes(), codec)
-    assert stream.header.params == bytes([DOUBLE])
+    assert stream.header.params == bytes([DOUBLE | PIXELS])
+    assert len(stream.segments) == STEPS_BEFORE_PIXELS + 1
     for reconstruction in METHODS:
         out = tmp_path / f"{reconstruction}.png"
-        partial = ["--segments", "2", "--reconstruction", reconstruction]
+        partial = ["--segments", "1", "--reconstruction", reconstruction]
         assert decompress([str(file), "-o", str(out), *partial, *model]) == 0
-        assert torch.equal(read_image(out), codec.decode(stream, segments=2, reconstruction=reconstruction))
+        assert torch.equal(read_image(out), codec.decode(stream, segments=1, reconstruction=reconstruction))
     assert decompress([str(file), "-o", str(tmp_path / "whole.png"), *model]) == 0
     assert torch.equal(read_image(tmp_path / "whole.png"), image)
+
+
+def test_endings_from_the_command_line_in_processes_of_their_own(folder: Path, tmp_path: Path) -> None:
+    image = picture(40, 72)
+    save_image(image, tmp_path / "photo.png")
+    common = ["--model", str(folder), "--device", "cpu"]
+    photo, files = str(tmp_path / "photo.png"), [str(tmp_path / f"{ending}.uqdm") for ending in ENDINGS]
+    assert compress([photo, "-o", files[1], "--codec", "uqdm", "--ending", "likelihood", *common]) == 0
+    for words in (
+        ["compress.py", photo, "-o", files[0], "--codec", "uqdm", "--lossless", "--segments", "3"],
+        ["decompress.py", *files, "-o", str(tmp_path / "out")],
+    ):
+        subprocess.run([sys.executable, *words, *common], check=True, cwd=ROOT)
+    assert [container.peek(Path(file).read_bytes())[1] for file in files] == [4, 5]
+    for ending in ENDINGS:
+        assert torch.equal(read_image(tmp_path / "out" / f"{ending}.png"), image)
 
 
 @pytest.mark.slow
@@ -211,7 +287,7 @@ def test_threads_do_not_change_the_stream(codec: UQDMCodec) -> None:
 
 def test_files_of_a_network_in_float32_are_still_read(codec: UQDMCodec) -> None:
     image = picture(64, 72)
-    stream = codec._encode(image, codec.model.n_steps + 1, None, None, 1, double=False)
+    stream, _ = codec._encode(image, codec.model.n_steps + 1, None, None, 1, double=False)
     assert stream.header.params == b"\0"
     assert torch.equal(codec.decode(stream), image)
 
@@ -226,6 +302,7 @@ def test_network_is_stable_against_rounding_errors(codec: UQDMCodec) -> None:
         a, b = (chain.step_parameters() for chain in chains)
         assert np.array_equal(a.mean, b.mean)
         assert np.array_equal(a.std_index, b.std_index)
+        assert torch.equal(*(chain.reconstruct("denoise") for chain in chains))
         for chain in chains:
             chain.advance(a.mean - chain.dither_value(chain.dither()))
 
@@ -243,19 +320,28 @@ def test_other_model_is_named(codec: UQDMCodec, folder: Path) -> None:
 def test_arithmetic_that_differs_is_reported_with_its_segment(codec: UQDMCodec, folder: Path) -> None:
     from diffpress.lightning_modules.uqdm import load_uqdm
 
-    stream = codec.encode(picture(64, 64))
+    image = picture(64, 64)
+    stream, whole = codec.encode(image, lossless=True, segments=2), codec.encode(image)
     other = load_uqdm(folder)  # the same fingerprint, other results
     with torch.no_grad():
         other.network.conv_out[2].bias.add_(1e-3)
     with pytest.raises(CodecError, match=r"segment 1 does not decode: "):
+        UQDMCodec(other).decode(whole, segments=1)
+    with pytest.raises(CodecError, match=r"the lossless pixels do not come out as they were written"):
         UQDMCodec(other).decode(stream)
+    assert torch.equal(UQDMCodec(other).decode(whole), image)  # pixels behind one step need no network
 
 
-def test_wrong_requests_are_refused(codec: UQDMCodec) -> None:
-    stream = codec.encode(picture(8, 8))
+def test_wrong_requests_are_refused(codec: UQDMCodec, published: UQDMCodec) -> None:
+    stream, image = codec.encode(picture(8, 8)), picture(8, 8)
     for message, call in {
-        "has 5 segments, not 6": lambda: codec.decode(stream, segments=6),
-        "between 1 and 5": lambda: codec.encode(picture(8, 8), segments=0),
+        "has 2 segments, not 3": lambda: codec.decode(stream, segments=3),
+        "between 1 and 5 for this model$": lambda: codec.encode(image, segments=0),
+        "between 1 and 4 for this model before the pixels": lambda: codec.encode(image, segments=5, lossless=True),
+        "sends every step of a lossless": lambda: published.encode(image, segments=2, lossless=True),
+        "give no --segments": lambda: published.encode(image, bpp=2.0, lossless=True),
+        "less than the first segment": lambda: codec.encode(image, bpp=0.1, lossless=True),
+        "unknown ending 'none'; available": lambda: UQDMCodec(codec.model, ending="none"),  # type: ignore[arg-type]
         "positive": lambda: codec.encode(picture(8, 8), bpp=0.0),
         "uint8": lambda: codec.encode(torch.zeros(3, 8, 8)),
         "unknown reconstruction": lambda: UQDMCodec(codec.model, reconstruction="best"),  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffpress.codecs.diffc.schedule import snr_gain
+from diffpress.codecs.diffc.header import snr_gain
 from diffpress.codecs.diffc.subbands import step_bits
 from diffpress.lightning_modules.diffusion.gaussian import (
     alpha_sigma,

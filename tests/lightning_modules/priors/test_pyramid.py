@@ -19,8 +19,7 @@ from diffpress.commands.calibrate import use_pyramid
 from diffpress.data import read_image, save_image
 from diffpress.lightning_modules import ModelError, load_model
 from diffpress.lightning_modules.diffusion.gaussian import alpha_sigma, diffuse
-from diffpress.lightning_modules.priors.pixel import DenoiserPrior
-from diffpress.lightning_modules.priors.pyramid import Pyramid, exact_average, exact_double
+from diffpress.lightning_modules.priors.pixel import DenoiserPrior, Pyramid, exact_average, exact_double
 from helpers import synthetic_photo
 
 

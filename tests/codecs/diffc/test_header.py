@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffpress.codecs.diffc.schedule import Schedule, find_schedules, schedule_identity
+from diffpress.codecs.diffc.header import Schedule, find_schedules, schedule_identity
 from diffpress.lightning_modules import ModelError, load_model
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
