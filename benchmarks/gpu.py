@@ -172,8 +172,7 @@ def coders(device: str) -> Iterator[Row]:
         yield from ({"coordinates": size, **row} for row in rcc_speed.rows(size, torch.device(device), 5))
     coder, size = get_coder("trellis"), COORDINATES[-1]
     for bits, aim in AIMS.items():
-        mu = torch.randn(size, generator=torch.Generator().manual_seed(1))
-        mu = (mu * ((size * (2 ** (2 * bits / size) - 1)) ** 0.5 / mu.norm())).to(device)
+        mu = rcc_speed.mean_of(size, bits, torch.device(device))
         for blocks in (launch.MAX_CLUSTER, 1):
             with patch.object(launch, "MAX_CLUSTER", blocks):
                 ms = rcc_speed.median(lambda mu=mu, bits=bits: coder.encode(mu, bits, 1), torch.device(device), 5)

@@ -130,13 +130,6 @@ class CudaBackend(Backend):
         where = torch.where(best == top[:, None], torch.arange(tiles, device=self.device), tiles).amin(1)
         return top, index.gather(1, where[:, None])[:, 0]
 
-    def thread_per_candidate(self, mu: Tensor, key: int, count: int) -> Tensor:
-        """Scores float32 [count] of fresh candidates for mu float32 [d], one thread each: the benchmark's yardstick."""
-        mu = self._checked(mu, torch.float32)
-        scores, table = torch.empty(count, device=self.device), normal_table_on(self.device)
-        self._per_item(("pfr.cu", "thread_per_candidate"), count, mu, len(mu), key, 0, count, table, scores)
-        return scores
-
     def trellis_search(
         self, scores: Tensor, lengths: Tensor, constraint_length: int, k: int, flush: int
     ) -> tuple[Tensor, Tensor]:

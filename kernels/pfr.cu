@@ -42,18 +42,3 @@ extern "C" __global__ void fused_pfr(const float* mu, long long n, long long col
         index[c * gridDim.y + blockIdx.y] = where;
     }
 }
-
-// The yardstick of benchmarks/rcc_speed.py: one thread per candidate, as in the published implementation.  scores [count].
-extern "C" __global__ void thread_per_candidate(const float* mu, long long columns, u64 key, u64 stream, long long count,
-                                                const float* table, float* scores) {
-    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (i >= count) return;
-    long long per_row = (columns + 7) / 8;
-    float dot = 0.0f;
-    for (long long q = 0; q < per_row; ++q) {
-        u32 words[4];
-        philox((u64)(i * per_row + q), stream, key, words);
-        for (int h = 0; h < 8 && 8 * q + h < columns; ++h) dot += normal(words, h, table) * mu[8 * q + h];
-    }
-    scores[i] = dot;
-}

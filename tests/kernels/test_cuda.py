@@ -91,6 +91,17 @@ def test_trellis_equals_the_cpus(backend, length, k, flush, shared_limit, cluste
     assert np.array_equal(total, best)
 
 
+@pytest.mark.parametrize("multiprocessors", [0, 132])
+def test_trellis_at_the_size_in_use(backend, multiprocessors, monkeypatch):
+    """2^16 states: one block of 1,024 threads, or as launch.py has it eight of them."""
+    monkeypatch.setattr(backend, "_clustered", multiprocessors)
+    scores = np.random.default_rng(6).integers(-500, 501, (11, 2048)).astype(np.int16)
+    path, total = backend.trellis_search(torch.from_numpy(scores), torch.tensor([11]), 16, 2, 4)
+    expected, best = search_reference(scores, np.array([11]), 16, 2, 4)
+    assert np.array_equal(path, expected)
+    assert np.array_equal(total, best)
+
+
 @pytest.mark.parametrize(("length", "k", "cluster"), [(4, 2, 1), (8, 2, 1), (8, 2, 4), (6, 1, 1)])
 def test_long_paths_at_the_largest_scores_do_not_overflow(backend, length, k, cluster, monkeypatch):
     """16-bit metrics: the best path's sum outgrows them many times over."""
