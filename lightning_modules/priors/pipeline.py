@@ -194,6 +194,7 @@ class PipelinePrior(Prior):
             self._enough_memory(),
             patch.dict(prepare, {"randn_tensor": randn}),
             patch.object(self.pipeline.vae, "decode", decode),
+            patch.object(type(self.pipeline.vae), "dtype", torch.float64),  # to which some pipelines round
             stand_in,
             patch.object(self.pipeline, "encode_prompt", self._remembered(self.pipeline.encode_prompt)),
         ):
