@@ -14,19 +14,41 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..identity import ModelError, read_json
 
+Network = TypeVar("Network")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SIGMA_DATA = 0.5  # standard deviation of natural images in [-1, 1], for the preconditioning of Karras et al. 2022
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu_, "silu": F.silu, "gelu": F.gelu}
+
+
+def save_network(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write configuration and weights as diffusers does into `folder`, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    state = {name: value.cpu().contiguous() for name, value in tensors.items()}
+    save_file(state, folder / WEIGHTS, {"format": "pt"})
+
+
+def load_network(folder: Path, build: Callable[[Any, dict[str, Tensor]], Network]) -> Network:
+    """What `build` makes of the configuration and the weights in `folder`; raises ModelError."""
+    config = read_json(folder / "config.json")
+    try:
+        # not load_file, whose tensors change with the file while they are used
+        return build(config, load((folder / WEIGHTS).read_bytes()))
+    except FileNotFoundError:
+        raise ModelError(f"{folder} has no weights ({WEIGHTS})") from None
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{folder}: configuration or weights are damaged ({reason})") from error
 
 
 class NoiseEmbedding(nn.Module):
@@ -181,22 +203,12 @@ class Denoiser(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write configuration and weights into `folder`, which is made."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
-        state = {name: value.cpu().contiguous() for name, value in self.state_dict().items()}
-        save_file(state, folder / WEIGHTS, {"format": "pt"})
+        save_network(folder, self.config, self.state_dict())
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """The network that was saved into `folder`; raises ModelError."""
-        config = read_json(folder / "config.json")
-        try:
-            return cls.of_state(config, load_file(folder / WEIGHTS))
-        except FileNotFoundError:
-            raise ModelError(f"{folder} has no weights ({WEIGHTS})") from None
-        except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
-            raise ModelError(f"{folder}: configuration or weights are damaged ({reason})") from error
+        return load_network(folder, cls.of_state)
 
     @classmethod
     def of_state(cls, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Self:

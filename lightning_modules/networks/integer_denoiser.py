@@ -21,7 +21,6 @@ IEEE operations, one after the other.  Terms as in Nagel et al., "A white paper 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,13 +30,11 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..identity import ModelError, read_json
-from .denoiser import SIGMA_DATA, WEIGHTS
+from ..identity import ModelError
+from .denoiser import SIGMA_DATA, load_network, save_network
 
 INPUT_SCALE, INPUT_MAX, HEAD_MAX = 256, 2047, 255  # rounding of the input and of what the head sees
 SUM_LIMIT = 1 << 24  # the largest integer up to which float32 has them all
@@ -323,21 +320,11 @@ class IntegerDenoiser:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """The network that was saved into `folder`; raises ModelError."""
-        config = read_json(folder / "config.json")
-        try:
-            # not load_file, whose tensors change with the file while they are used
-            return cls(config, load((folder / WEIGHTS).read_bytes()))
-        except FileNotFoundError:
-            raise ModelError(f"{folder} has no weights ({WEIGHTS})") from None
-        except (KeyError, IndexError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
-            raise ModelError(f"{folder}: configuration or weights are damaged ({reason})") from error
+        return load_network(folder, cls)
 
     def save(self, folder: Path) -> None:
         """Write configuration and weights into `folder`, which is made."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
-        save_file(self.tensors, folder / WEIGHTS, {"format": "pt"})
+        save_network(folder, self.config, self.tensors)
 
 
 def folded(
