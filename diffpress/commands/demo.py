@@ -25,6 +25,7 @@ from .options import Option
 RUNS = (
     ("diffc", "DiffC, 0.25 bpp", ("--bpp", "0.25")),
     ("diffc", "DiffC, 1 bpp", ("--bpp", "1.0")),
+    ("diffc", "DiffC, lossless", ("--lossless",)),
     ("uqdm", "UQDM, 3 steps", ("--segments", "3")),
     ("uqdm", "UQDM, lossless", ("--lossless",)),
     ("bitsback", "bits-back, lossless", ("--preset", "fast")),
