@@ -6,7 +6,10 @@ import os
 import signal
 from pathlib import Path
 
+import constriction
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from diffpress.commands.coding import Done
 
@@ -19,6 +22,16 @@ def synthetic_photo(height: int, width: int, seed: int = 0) -> torch.Tensor:
     y, x = torch.linspace(0, 3, height)[:, None], torch.linspace(0, 3, width)[None, :]
     planes = [120 + 60 * torch.sin(x + k + y * (k + 1) / 2) + 30 * (x > 1.3) for k in range(3)]
     return (torch.stack(planes) + 3 * torch.randn(3, height, width, generator=rng)).round().clamp(0, 255).byte()
+
+
+def encode_gaussians(symbols: NDArray, means: NDArray, stds: NDArray, low: int, high: int) -> bytes:
+    """What GaussianDecoder (codecs/entropy.py) reads; files of before 2026-11 were written so."""
+    values, mean, std = np.ravel(symbols).astype(np.int32), np.ravel(means), np.ravel(stds)
+    coder = constriction.stream.queue.RangeEncoder()
+    if values.size:  # constriction refuses empty arrays
+        gaussian = constriction.stream.model.QuantizedGaussian(low, high)
+        coder.encode(values, gaussian, mean.astype(np.float64), std.astype(np.float64))
+    return np.asarray(coder.get_compressed(), "<u4").tobytes()
 
 
 class EndsAtC:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import constriction
-import numpy as np
 import pytest
 import torch
 
@@ -17,7 +15,7 @@ from diffpress.codecs.pixel_residual import (
     to_means,
 )
 from diffpress.codecs.pixels.segment import decode_pixels
-from helpers import synthetic_photo
+from helpers import encode_gaussians, synthetic_photo
 
 OLD = "433d41f16c6c6c6c6c6c6c6c6c6c6c6d4747474747474747474728531c1c1c1c1c1c1c1c1c1c1423df0e6fd3830f3e3aec5263c40fd918c9f383ebc48af7f70931b6441e"  # noqa: E501
 
@@ -43,10 +41,7 @@ def written_before(image: torch.Tensor, estimate: torch.Tensor) -> bytes:
     """The segment that lossless DiffC files ended with until 2026-11."""
     pixels, means = image.numpy(), to_means(estimate, image.shape[1:])
     model = ResidualModel.fit([pixels], [means])
-    values, mean, std = (np.ravel(one) for one in model.in_coding_order(pixels, means))
-    coder, gaussian = constriction.stream.queue.RangeEncoder(), constriction.stream.model.QuantizedGaussian(0, 255)
-    coder.encode(values.astype(np.int32), gaussian, mean.astype(np.float64), std.astype(np.float64))
-    words = np.asarray(coder.get_compressed(), "<u4").tobytes()
+    words = encode_gaussians(*model.in_coding_order(pixels, means), 0, 255)
     body = EXTENDED + checksum_of(pixels) + model.parameters + words
     return container.varint(len(body)) + body
 

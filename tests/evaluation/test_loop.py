@@ -242,8 +242,8 @@ def test_diffc_has_a_slider_and_an_ideal_coder(tmp_path: Path, tiny_prior: Path)
 
 def test_uqdm_has_every_step_and_a_lossless_file_of_few(tmp_path: Path) -> None:
     save_image(synthetic_photo(24, 40), tmp_path / "in" / "photo.png")
-    model = {"uqdm": str(ROOT / "tests" / "golden" / "uqdm-model")}
-    result = run(tmp_path / "in", tmp_path / "out", ["uqdm"], hypothetical=True, models=model)
+    codec = f"uqdm:model={ROOT / 'tests' / 'golden' / 'uqdm-model'}"
+    result = run(tmp_path / "in", tmp_path / "out", [codec], hypothetical=True)
     (record,) = result.records
     names = [f"segments={k}" for k in (1, 2, 3)] + ["lossless"]
     assert [p.point for p in record.points] == names + [f"estimate for {name}" for name in names]
