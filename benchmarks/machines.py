@@ -92,7 +92,7 @@ def main(data: Path, count: int = 20, side: int = 64, task: str = "") -> None:
 
     def run(machine: tuple[str, str | None, int, bool], **job: Any) -> dict[str, str]:
         onednn, aten, threads, reference = machine
-        names = {"ONEDNN_MAX_CPU_ISA": onednn, "OMP_NUM_THREADS": str(threads)}
+        names = {"ONEDNN_MAX_CPU_ISA": onednn, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
         names |= {"ATEN_CPU_CAPABILITY": aten} if aten else {}
         words = [sys.executable, __file__, str(data), "--side", str(side), "--task"]
         words.append(json.dumps(job | {"reference": reference}))

@@ -39,7 +39,9 @@ for path in map(Path, sys.argv[1:]):
 def digests(machine: tuple[str, str | None, str], files: list[Path]) -> list[str]:
     """SHA-256 of the pixels that a process restricted to `machine` decodes."""
     onednn, aten, threads = machine
-    names = {"ONEDNN_MAX_CPU_ISA": onednn, "OMP_NUM_THREADS": threads} | ({"ATEN_CPU_CAPABILITY": aten} if aten else {})
+    # passive: threads that wait in a loop take a busy machine's cores from those they wait for
+    names = {"ONEDNN_MAX_CPU_ISA": onednn, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+    names |= {"ATEN_CPU_CAPABILITY": aten} if aten else {}
     done = subprocess.run(
         [sys.executable, "-c", DECODE, *map(str, files)], env=os.environ | names, cwd=ROOT, text=True,
         capture_output=True, check=True,
