@@ -21,7 +21,6 @@ from .interface import Buffer, PayloadError
 IndexModel = Literal["tabulated", "zipf"]
 MODELS: tuple[IndexModel, ...] = ("tabulated", "zipf")
 MAX_OCTAVE = 40  # indices up to 2^40
-CLASSES = 3 + 4 * (MAX_OCTAVE - 1)
 GRID = 4  # table rows per bit of chunk KL
 MAX_KL = 24.0
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from .command_line import CONFIG, JOBS, CommandLine
 from .errors import NothingAsked, UsageError, run
-from .options import ENDING, Option, codec_options, codec_places, loading_options, merged, model_options, route
+from .options import RECONSTRUCTING, Option, codec_options, codec_places, loading_options, merged, model_options, route
 
 CODEC = Option("codec", "str", "diffc")
 TARGETS = ("bpp", "lossless", "psnr", "bytes", "quality")
@@ -72,8 +72,8 @@ def parser() -> CommandLine:
 
 def _encoding(codec: str) -> dict[str, Option]:
     """Options of a codec that an encoder uses and that are not called like one of the command itself."""
-    own = codec_options(codec)
-    return {name: one for name, one in (own.encode | own.constructor).items() if name not in ("config", *ENDING)}
+    own, others = codec_options(codec), ("config", *RECONSTRUCTING)
+    return {name: one for name, one in (own.encode | own.constructor).items() if name not in others}
 
 
 def _common(name: str, learned: dict[str, dict[str, Option]], others: dict[str, dict[str, Option]]) -> Option:

@@ -21,8 +21,8 @@ from .errors import UsageError
 ROW = re.compile(r"^( *)(\w+(?:, \w+)*)  +(\S.*)$")  # "name  what it does", a row of an option table
 
 # What only a decoder uses of a constructor's options, and what both sides use.
-ENDING = ("reconstruction", "flow_steps")
-DECODING = (*ENDING, "schedule", "denoising_guidance")
+RECONSTRUCTING = ("reconstruction", "flow_steps")
+DECODING = (*RECONSTRUCTING, "schedule", "denoising_guidance")
 
 
 @dataclass(frozen=True)
